@@ -1,0 +1,243 @@
+"""Sections that config files share. Every default of a run is written here or there.
+
+A value that follows another one, such as the path of an input that follows
+`config.run`, is a reference: an override of `run` moves it along.
+"""
+
+import ml_collections
+
+# The decoder that the built-in world is learnt with, about 150,000 parameters.
+TINY_DECODER = {
+    'embed_dim': 64,
+    'num_layers': 2,
+    'num_heads': 4,
+    'num_kv_heads': 4,
+    'head_dim': 16,
+    'mlp_dim': 192,
+    'max_positions': 128,
+    'tie_embeddings': False,
+}
+
+
+def run(stage: str, preset: str) -> ml_collections.ConfigDict:
+    """What every stage has: the run, its data, mesh, logging and checkpoints."""
+    config = ml_collections.ConfigDict()
+    config.stage = stage
+    config.preset = preset
+    config.run = f'runs/{preset}'
+    # The model directory that a run's SFT starts from; empty for a fresh model.
+    # Of llama-7b: a local copy of huggyllama/llama-7b.
+    config.base = 'models/llama-7b' if preset == 'llama-7b' else ''
+    config.seed = 0
+    # A stage that the same config began goes on. What another config began is refused
+    # ('refuse'), goes on under this one ('resume') or is moved aside ('overwrite').
+    config.if_exists = 'refuse'
+    config.mesh = _dict(data=-1, fsdp=1, tensor=1)
+    config.data = data(config, world=preset == 'tiny')
+    config.log = _dict(every=1, tensorboard=True, wandb=_maybe(str))
+    config.checkpoint = _dict(every=100, keep=2)
+    # A run ends after this many non-finite updates in a row; single ones are skipped.
+    config.max_bad_steps = 5
+    config.costs = ml_collections.ConfigDict()
+    return config
+
+
+def data(
+    config: ml_collections.ConfigDict, *, world: bool
+) -> ml_collections.ConfigDict:
+    """Files by use, comma-separated; of the built-in world, or empty."""
+
+    def file(name):
+        return config.get_ref('run') + f'/world/{name}.jsonl' if world else ''
+
+    return _dict(
+        world=world,  # generate the built-in world first
+        sft=file('sft'),
+        sft_test='',
+        reward_pairs=file('pairs_train'),
+        reward_pairs_test=file('pairs_test'),
+        cost_pairs=file('pairs_train'),
+        cost_pairs_test=file('pairs_test'),
+        prompts=file('prompts_train'),
+        prompts_test=file('prompts_test'),
+        # Share of prompts held out where no test file is named; of one prompt all
+        # rows, in every stage of the run.
+        test_share=0.1,
+        on_bad_row='drop',  # or 'error'
+        # A pair whose safer response is labelled unsafe, the other safe: 'drop' it,
+        # 'keep_ranking' without the labels, or 'error'.
+        contradictions='drop',
+    )
+
+
+def model(init) -> ml_collections.ConfigDict:
+    """A model by directory: where it starts, and how it computes."""
+    return _dict(init=init, dtype='float32', remat='none')
+
+
+def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:
+    """AdamW as in the original: betas 0.9 and 0.95, gradients clipped to norm 1."""
+    section = _dict(
+        learning_rate=learning_rate,
+        schedule='cosine',
+        warmup_ratio=0.03,
+        weight_decay=0.0,
+        b1=0.9,
+        b2=0.95,
+        eps=1e-8,
+        clip_norm=1.0,
+    )
+    section.update(changes)
+    return section
+
+
+def supervised(
+    config: ml_collections.ConfigDict, *, epochs: float, batch_size: int
+) -> None:
+    """Adds what SFT, reward and cost share: length, batches, passes over the rows."""
+    config.max_length = 56 if config.preset == 'tiny' else 512
+    config.batch_size = batch_size
+    config.parts = 1  # backward passes per update; more of them need less memory
+    config.epochs = float(epochs)
+    config.steps = 0  # if above 0, this many steps instead of epochs
+
+
+def preference(kind: str, preset: str) -> ml_collections.ConfigDict:
+    """The config of a reward or cost model."""
+    config = run(kind, preset)
+    supervised(config, epochs=2, batch_size=64)
+    config.model = model(config.get_ref('run') + '/sft')
+    # safe-rlhf keeps running statistics of the scores in the model; they are used
+    # where `normalize` is true.
+    config.model.head = _dict(
+        score_dim=1,
+        score_bias=True,
+        normalize=False,
+        normalizer_type='ExponentialMovingAverage',
+        momentum=0.9,
+    )
+    config.loss = _dict(
+        loss_type='sequence-wise',  # or 'token-wise'
+        regularization=0.001,
+        normalize=False,
+    )
+    config.optimizer = optimizer(2e-5, weight_decay=0.1)
+    return config
+
+
+def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
+    """The config of PPO, to which costs may be added."""
+    config = run(stage, preset)
+    run_ref = config.get_ref('run')
+    config.actor = model(run_ref + '/sft')
+    # + '': a reference of its own, so that changing one leaves the other.
+    config.reference = model(config.actor.get_ref('init') + '')
+    config.reward = model(run_ref + '/reward')
+    config.reward.normalize = False
+    config.reward.output = 0  # of the reward model's head
+    config.critic = _dict(dtype='float32', remat='none')
+    config.max_prompt_length = 256
+    config.max_response_length = 256
+    config.iterations = 1000
+    config.rollout = _dict(
+        prompts=128,  # per iteration
+        samples_per_prompt=1,
+        # Of sampling and of the log-probabilities alike.
+        temperature=1.0,
+        chunks=1,  # the samples are scored in this many parts
+    )
+    config.ppo = _dict(
+        kl_coeff=0.02,
+        clip_ratio=0.2,
+        clip_score=50.0,
+        clip_value=5.0,
+        gamma=1.0,
+        gae_lambda=0.95,
+        ptx_coeff=0.0,
+        epochs=1,
+        minibatches=4,
+        parts=1,
+        truncation='terminal',  # or 'bootstrap'
+        per_token_mean=False,
+    )
+    config.multiplier = multiplier()
+    config.actor_optimizer = optimizer(1e-5, weight_decay=0.01)
+    config.critic_optimizer = optimizer(5e-6, schedule='constant')
+    if preset == 'tiny':
+        tiny_reinforcement(config)
+    if preset == 'llama-7b':
+        llama_7b(config, 'actor', 'reference', 'reward', 'critic')
+        config.ppo.kl_coeff = 0.01
+        config.ppo.ptx_coeff = 16.0
+        config.ppo.parts = 4
+        config.rollout.chunks = 4
+    return config
+
+
+def tiny_reinforcement(config: ml_collections.ConfigDict) -> None:
+    """Sizes and rates with which the built-in world is learnt in a minute or two."""
+    config.max_prompt_length = 32
+    config.max_response_length = 24
+    config.iterations = 60
+    # Without it the policy learns what the reward model overrates, such as repeated
+    # steps, and becomes less helpful in truth.
+    config.ppo.kl_coeff = 0.1
+    config.ppo.epochs = 2
+    config.ppo.minibatches = 2
+    config.actor_optimizer.learning_rate = 1e-3
+    config.critic_optimizer.learning_rate = 1e-3
+    config.checkpoint.every = 20
+
+
+def llama_7b(config: ml_collections.ConfigDict, *models: str) -> None:
+    """Sets what a 7B model needs: bfloat16 matmuls, recomputation, sharded states."""
+    for name in models:
+        config[name].dtype = 'bfloat16'
+        config[name].remat = 'full'
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    config.checkpoint.every = 50
+
+
+def multiplier() -> ml_collections.ConfigDict:
+    """How λ moves."""
+    section = _dict(
+        form='projected',  # or 'log', the paper's
+        learning_rate=0.1,
+        max=5.0,
+        delay=0,  # iterations before it moves at all
+        window=128,  # episode costs whose mean is compared with the threshold
+    )
+    return section
+
+
+def cost(init, *, threshold: float | None, shaping: float | None = None):
+    """A cost: constrained with a threshold, or subtracted with a shaping coefficient.
+
+    Args:
+      init: A cost model.
+      threshold: d, in the cost model's units; None for no constraint.
+      shaping: Fixed multiplier of reward shaping; None for none.
+    """
+    section = model(init)
+    section.normalize = False
+    section.output = 0  # of the cost model's head
+    section.threshold = _maybe(float, threshold)
+    section.multiplier_init = 1.0
+    section.shaping = _maybe(float, shaping)
+    return section
+
+
+def sampler(temperature: float) -> ml_collections.ConfigDict:
+    """How text is sampled outside of training."""
+    return _dict(temperature=temperature, top_k=0, top_p=1.0, repetition_penalty=1.0)
+
+
+def _dict(**values) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(values)
+
+
+def _maybe(kind: type, value=None):
+    """A value that may be None and otherwise has a type."""
+    if value is not None:
+        return kind(value)
+    return ml_collections.config_dict.placeholder(kind)

@@ -1,0 +1,57 @@
+"""The structs that cross rooms: data only, one shape comment per field.
+
+Axes: B rows, T tokens of a sequence, P prompt, G response (generated).
+"""
+
+from flax import struct
+import jax
+
+
+class PromptBatch(struct.PyTreeNode):
+    """Prompts for a rollout, left padded."""
+
+    tokens: jax.Array  # [B, P] int32
+    mask: jax.Array  # [B, P] bool
+    row: jax.Array  # [B] int32, index of the prompt in its data set
+
+
+class SftBatch(struct.PyTreeNode):
+    """Supervised sequences, right padded."""
+
+    tokens: jax.Array  # [B, T] int32
+    mask: jax.Array  # [B, T] bool
+    loss_mask: jax.Array  # [B, T] bool, True where the token is to be predicted
+
+
+class PairBatch(struct.PyTreeNode):
+    """Pairs of responses to one prompt, right padded.
+
+    Index 0 of the second axis is the preferred sequence (the better one for a reward
+    model, the safer one for a cost model), index 1 the other.
+    """
+
+    tokens: jax.Array  # [B, 2, T] int32
+    mask: jax.Array  # [B, 2, T] bool
+    safety_sign: jax.Array  # [B, 2] int32: +1 safe, -1 unsafe, 0 unknown
+    valid: jax.Array  # [B] bool, False for rows that only fill up the last batch
+
+
+class Samples(struct.PyTreeNode):
+    """Prompts (left padded) with sampled responses (right padded)."""
+
+    tokens: jax.Array  # [B, P + G] int32
+    mask: jax.Array  # [B, P + G] bool
+    response_mask: jax.Array  # [B, G] bool, the EOS included
+    logps: jax.Array  # [B, G] float32, of the sampled policy, at its temperature
+    truncated: jax.Array  # [B] bool, cut by length: no EOS
+
+
+class Experience(struct.PyTreeNode):
+    """Samples with all that an update needs to know of them. One key per constraint."""
+
+    samples: Samples
+    ref_logps: jax.Array  # [B, G] float32
+    reward: jax.Array  # [B] float32
+    costs: dict[str, jax.Array]  # [B] float32 each
+    reward_values: jax.Array  # [B, G + 1] float32, V before each token and at the end
+    cost_values: dict[str, jax.Array]  # [B, G + 1] float32 each
