@@ -1,0 +1,1 @@
+"""Rows of text in, batches of fixed shape out."""

@@ -1,0 +1,233 @@
+"""Records as batches of fixed shape: tokenized once, shuffled, sharded, resumable.
+
+Each stream is a `grain.MapDataset`: `ds[i]` is batch i, whatever was read before, and
+the iterator of `ds.to_iter_dataset(...)` has `get_state` and `set_state` for
+checkpoints. The rows of a global batch do not depend on the number of processes: each
+process collates its part of the same batch.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from beaver_jax import types
+from beaver_jax.data import examples as examples_lib
+from beaver_jax.data import sources
+
+Example = TypeVar('Example')
+Batch = TypeVar('Batch')
+
+
+def sft(
+    records: Sequence[sources.Demonstration],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    batch_size: int,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    once: bool = False,
+    counts: sources.Counts | None = None,
+) -> grain.MapDataset[types.SftBatch]:
+    """Batches of supervised conversations, right padded to `max_length`.
+
+    Args:
+        records: what to learn.
+        tokenizer: from `tokenizer.load`.
+        max_length: ids of a sequence; longer ones lose the response's end and EOS.
+        batch_size: rows of a batch, over all processes.
+        seed: of the order, which is another one in each epoch.
+        shard: this process's index, and their number; a batch has its
+            `batch_size / number` rows.
+        once: one epoch in the records' order. Rows that fill up the last batch have an
+            empty `loss_mask`. Otherwise the stream has no end.
+        counts: gets `examples`, `cut_response` and `no_response_left`.
+
+    Raises:
+        DataError: no record fits, or they are fewer than `batch_size`.
+        ValueError: the number of processes does not divide `batch_size`.
+    """
+    examples = examples_lib.encode_demonstrations(
+        records, tokenizer, max_length=max_length, counts=counts
+    )
+    first = examples[0]
+    filler = dataclasses.replace(first, loss_mask=np.zeros_like(first.loss_mask))
+    collate = functools.partial(
+        _collate_sft, length=max_length, pad=tokenizer.pad_token_id
+    )
+    return _stream(examples, filler if once else None, collate, batch_size, seed, shard)
+
+
+def pairs(
+    records: Sequence[sources.Comparison],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    preferred: sources.Need,
+    max_length: int,
+    batch_size: int,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    once: bool = False,
+    counts: sources.Counts | None = None,
+) -> grain.MapDataset[types.PairBatch]:
+    """Batches of pairs, the preferred sequence first, right padded to `max_length`.
+
+    Args:
+        records: comparisons whose preference is known.
+        tokenizer: from `tokenizer.load`.
+        preferred: which preference: 'better' or 'safer'.
+        max_length: ids of a sequence; longer ones lose the response's end and EOS.
+        batch_size: rows of a batch, over all processes.
+        seed: of the order, which is another one in each epoch.
+        shard: this process's index, and their number; a batch has its
+            `batch_size / number` rows.
+        once: one epoch in the records' order. Rows that fill up the last batch are not
+            `valid`. Otherwise the stream has no end.
+        counts: gets `examples`, `cut_response` and `identical_tokens`.
+
+    Raises:
+        DataError: no record fits, or they are fewer than `batch_size`.
+        ValueError: the number of processes does not divide `batch_size`, or a record's
+            preference is unknown.
+    """
+    examples = examples_lib.encode_pairs(
+        records, tokenizer, preferred=preferred, max_length=max_length, counts=counts
+    )
+    filler = dataclasses.replace(examples[0], valid=False)
+    collate = functools.partial(
+        _collate_pairs, length=max_length, pad=tokenizer.pad_token_id
+    )
+    return _stream(examples, filler if once else None, collate, batch_size, seed, shard)
+
+
+def prompts(
+    records: Sequence[sources.Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    batch_size: int,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    once: bool = False,
+    counts: sources.Counts | None = None,
+) -> grain.MapDataset[types.PromptBatch]:
+    """Batches of prompts, left padded to `max_prompt_length`.
+
+    Args:
+        records: what to answer.
+        tokenizer: from `tokenizer.load`.
+        max_prompt_length: ids of a prompt; longer ones are shortened inside the user's
+            text.
+        batch_size: rows of a batch, over all processes.
+        seed: of the order, which is another one in each epoch.
+        shard: this process's index, and their number; a batch has its
+            `batch_size / number` rows.
+        once: one epoch in the records' order. Rows that fill up the last batch have
+            `row` -1. Otherwise the stream has no end.
+        counts: gets `examples` and `shortened_prompt`.
+
+    Raises:
+        DataError: there are fewer records than `batch_size`, or none.
+        ValueError: the number of processes does not divide `batch_size`, or
+            `max_prompt_length` leaves no room for a question.
+    """
+    examples = examples_lib.encode_prompts(
+        records, tokenizer, max_prompt_length=max_prompt_length, counts=counts
+    )
+    filler = dataclasses.replace(examples[0], row=-1)
+    collate = functools.partial(
+        _collate_prompts, length=max_prompt_length, pad=tokenizer.pad_token_id
+    )
+    return _stream(examples, filler if once else None, collate, batch_size, seed, shard)
+
+
+def _stream(
+    examples: Sequence[Example],
+    filler: Example | None,
+    collate: Callable[[Sequence[Example]], Batch],
+    batch_size: int,
+    seed: int,
+    shard: tuple[int, int],
+) -> grain.MapDataset[Batch]:
+    """Batches without end, or, with a `filler` for the last one, of one epoch."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(
+            f'shard={shard} is not (index, count) with 0 <= index < count.'
+        )
+    if batch_size < 1 or batch_size % count:
+        raise ValueError(
+            f'batch_size={batch_size} does not divide among {count} processes; use a '
+            f'multiple of {count}.'
+        )
+    if filler is not None:
+        missing = -len(examples) % batch_size
+        rows = grain.MapDataset.source([*examples, *[filler] * missing])
+    elif batch_size > len(examples):
+        raise sources.DataError(
+            f'batch_size={batch_size} asks for more rows than the {len(examples)} '
+            f'there are; use at most {len(examples)}, or give more data.'
+        )
+    else:
+        # Grain adds the epoch's number to the seed; mixed first, neighbouring seeds do
+        # not share their orders.
+        mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        rows = grain.MapDataset.source(examples).shuffle(mixed).repeat()
+    size = batch_size // count
+    part = slice(index * size, (index + 1) * size)
+    return rows.batch(batch_size, batch_fn=lambda batch: collate(batch[part]))
+
+
+def _pad(
+    sequences: Sequence[np.ndarray], length: int, pad: int, *, left: bool = False
+) -> tuple[Any, Any]:
+    """Stacks sequences of B lengths to [B, length], with the mask of what is real.
+
+    The arrays are NumPy's; the batches' fields say `jax.Array`, which they become on
+    the device. Hence `Any`.
+    """
+    stacked = np.full((len(sequences), length), pad, sequences[0].dtype)
+    mask = np.zeros((len(sequences), length), bool)
+    for row, sequence in enumerate(sequences):
+        size = len(sequence)
+        where = slice(length - size, length) if left else slice(size)
+        stacked[row, where] = sequence
+        mask[row, where] = True
+    return stacked, mask
+
+
+def _collate_sft(
+    examples: Sequence[examples_lib.SftExample], *, length: int, pad: int
+) -> types.SftBatch:
+    tokens, mask = _pad([example.tokens for example in examples], length, pad)
+    loss_mask, _ = _pad([example.loss_mask for example in examples], length, False)
+    return types.SftBatch(tokens=tokens, mask=mask, loss_mask=loss_mask)
+
+
+def _collate_pairs(
+    examples: Sequence[examples_lib.PairExample], *, length: int, pad: int
+) -> types.PairBatch:
+    flat = [tokens for example in examples for tokens in example.tokens]
+    tokens, mask = _pad(flat, length, pad)
+    signs: Any = np.array([example.safety_sign for example in examples], np.int32)
+    valid: Any = np.array([example.valid for example in examples])
+    return types.PairBatch(
+        tokens=tokens.reshape(-1, 2, length),
+        mask=mask.reshape(-1, 2, length),
+        safety_sign=signs,
+        valid=valid,
+    )
+
+
+def _collate_prompts(
+    examples: Sequence[examples_lib.PromptExample], *, length: int, pad: int
+) -> types.PromptBatch:
+    sequences = [example.tokens for example in examples]
+    tokens, mask = _pad(sequences, length, pad, left=True)
+    row: Any = np.array([example.row for example in examples], np.int32)
+    return types.PromptBatch(tokens=tokens, mask=mask, row=row)

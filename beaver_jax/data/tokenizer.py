@@ -1,0 +1,285 @@
+"""Text to ids and back, for any tokenizer that `transformers` reads from a directory.
+
+What people write is encoded as plain text: a literal `</s>` in a question is four
+characters and never the EOS id. So nobody can close a turn from inside it. Ids of a
+conversation are put together turn by turn, with BOS and EOS as ids.
+"""
+
+from collections.abc import Iterable, Sequence
+import io
+import json
+import os
+import pathlib
+
+import sentencepiece
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from beaver_jax.data import template
+
+UNK, BOS, EOS, PAD = range(4)  # ids in vocabularies trained here, as LLaMA numbers them
+
+
+def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a local directory; code in the directory is never run.
+
+    A tokenizer without a padding id gets EOS as one. This adds no id to the vocabulary
+    and changes no result: masks come from lengths, never from ids.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds no tokenizer, or one without an EOS token.
+    """
+    path = pathlib.Path(directory)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f'No directory {str(path)!r} to load a tokenizer from; name a local '
+            'directory that holds tokenizer.json or tokenizer.model.'
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(path), trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # transformers raises whatever the file's parser raises
+        reason = (str(error).splitlines() or [''])[0]
+        raise ValueError(
+            f'{path} holds no tokenizer that transformers can read '
+            f'({type(error).__name__}: {reason}); it needs tokenizer.json or '
+            'tokenizer.model, and tokenizer_config.json.'
+        ) from error
+    # From a bare config.json, transformers builds a tokenizer of special tokens only.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(
+            f'{path} holds no vocabulary; put tokenizer.json or tokenizer.model there.'
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f'The tokenizer in {path} has no EOS token, so no response could end; set '
+            'eos_token in its tokenizer_config.json.'
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], *, max_length: int
+) -> list[int]:
+    """Ids of a prompt in the template: BOS to the place where the answer begins.
+
+    A prompt that is too long loses its oldest turns first; then its last question is
+    cut at the question's end. The template's end is never lost.
+
+    Args:
+        tokenizer: from `load`.
+        turns: texts that go user, assistant, ..., user.
+        max_length: the most ids to return.
+
+    Raises:
+        ValueError: `turns` has an even number of texts, or the template alone is longer
+            than `max_length`.
+    """
+    template.check_turns(turns)
+    pieces = encode_turns(tokenizer, turns)
+    first = 0
+    while len(pieces) > 1 and sum(map(len, pieces)) > max_length:
+        first += 2
+        pieces = [_encode_user(tokenizer, turns[first], first=True), *pieces[3:]]
+    ids = [token for piece in pieces for token in piece]
+    return ids if len(ids) <= max_length else _cut(tokenizer, turns[-1], max_length)
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+    """Ids of a response after its prompt, and EOS.
+
+    They are the ids that stand behind the prompt's when prompt and response are encoded
+    as one text. Where the tokenizer would merge the end of the template with the start
+    of the response, the response is encoded apart. In neither case does the tokenizer
+    put the space before it that it puts at the start of a text. Only the template's end
+    is encoded along, so the cost does not depend on the prompt.
+    """
+    ids = _encode_after(tokenizer, template.ASSISTANT, response)
+    if ids is None:
+        ids = _encode_after(tokenizer, '\n', response)
+    if ids is None:
+        ids = _encode(tokenizer, response)[0]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]
+) -> list[list[int]]:
+    """Ids of each turn of a conversation that goes user, assistant, user, ...
+
+    The concatenation is the conversation: BOS stands in the first turn, the template in
+    the user's turns, EOS at the end of each of the assistant's.
+    """
+    return [
+        _encode_user(tokenizer, text, first=i == 0)
+        if i % 2 == 0
+        else encode_response(tokenizer, text)
+        for i, text in enumerate(turns)
+    ]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of response ids, without special tokens: undoes `encode_response`."""
+    # Decoders drop a leading space as their own addition; behind the template's end
+    # the response keeps the spaces that it begins with.
+    (anchor,) = _encode(tokenizer, template.ASSISTANT)
+    before, both = tokenizer.batch_decode(
+        [anchor, [*anchor, *(int(token) for token in ids)]],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return both[len(before) :]
+
+
+def train_sentencepiece(
+    texts: Iterable[str], directory: str | os.PathLike[str], *, vocab_size: int
+) -> None:
+    """Trains a BPE sentencepiece model and writes a directory that `load` reads.
+
+    The model keeps every space and adds none, so text survives a round trip; characters
+    that `texts` lacks become the unknown token. The same texts give the same bytes.
+
+    Args:
+        texts: what to train on.
+        directory: gets tokenizer.model, tokenizer.json and tokenizer_config.json; made
+            if missing.
+        vocab_size: number of pieces, the four special ones (unknown, BOS, EOS, padding
+            with ids 0 to 3) included.
+
+    Raises:
+        ValueError: `texts` cannot fill a vocabulary of this size, or it is too small
+            for their characters.
+    """
+    texts = list(texts)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type='bpe',
+            vocab_size=vocab_size,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=PAD,
+            normalization_rule_name='identity',
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            character_coverage=1.0,
+            # Longer texts would be left out without a word.
+            max_sentence_length=10 + max((len(t.encode()) for t in texts), default=0),
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rpartition('] ')[2] or error
+        raise ValueError(
+            f'vocab_size={vocab_size} does not suit these {len(texts)} texts: {reason}'
+        ) from error
+    _write(model.getvalue(), pathlib.Path(directory))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, *texts: str) -> list[list[int]]:
+    """Ids of each text, without BOS and EOS and with every character as plain text."""
+    return tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+    )['input_ids']
+
+
+def _encode_after(
+    tokenizer: PreTrainedTokenizerBase, before: str, text: str
+) -> list[int] | None:
+    """Ids of `text` as it stands after `before`; None if a token spans the border."""
+    head, joint = _encode(tokenizer, before, before + text)
+    return joint[len(head) :] if joint[: len(head)] == head else None
+
+
+def _encode_user(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, first: bool
+) -> list[int]:
+    turn = template.format_user(text, first=first)
+    if first:
+        bos = tokenizer.bos_token_id
+        return [*([] if bos is None else [bos]), *_encode(tokenizer, turn)[0]]
+    # A later turn stands behind an EOS id, not at the start of a text: no space first.
+    ids = _encode_after(tokenizer, '\n', turn)
+    return _encode(tokenizer, turn)[0] if ids is None else ids
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, question: str, max_length: int
+) -> list[int]:
+    """Ids of the prompt of one turn, with as much of the question's start as fits."""
+
+    def encode(size: int) -> list[int]:
+        return _encode_user(tokenizer, question[:size].rstrip(), first=True)
+
+    if len(encode(0)) > max_length:
+        raise ValueError(
+            f'max_length={max_length} leaves no room for a question: the conversation '
+            f'template alone takes {len(encode(0))} tokens; give it more.'
+        )
+    fits, too_long = 0, len(question)
+    while too_long - fits > 1:
+        size = (fits + too_long) // 2
+        if len(encode(size)) <= max_length:
+            fits = size
+        else:
+            too_long = size
+    return encode(fits)
+
+
+def _write(model: bytes, directory: pathlib.Path) -> None:
+    """Writes a sentencepiece model, and the same one in the form of `tokenizers`."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / 'tokenizer.model').write_bytes(model)
+    _fast_tokenizer(pieces).save(str(directory / 'tokenizer.json'))
+    config = {
+        # The class that takes tokenizer.json as it stands; LlamaTokenizer would put a
+        # space before every text and drop unknown characters.
+        'tokenizer_class': 'PreTrainedTokenizerFast',
+        'unk_token': pieces[UNK],
+        'bos_token': pieces[BOS],
+        'eos_token': pieces[EOS],
+        'pad_token': pieces[PAD],
+        'clean_up_tokenization_spaces': False,
+    }
+    (directory / 'tokenizer_config.json').write_text(json.dumps(config, indent=2))
+
+
+def _fast_tokenizer(pieces: Sequence[str]) -> tokenizers.Tokenizer:
+    """A tokenizer that gives sentencepiece's own ids, and BOS first on request.
+
+    Sentencepiece merges the neighbours whose union has the best score, that is, the
+    smallest id. So the merges are all splits of each piece into two, in id order.
+    """
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    merges = [
+        (piece[:k], piece[k:])
+        for piece in pieces[PAD + 1 :]
+        for k in range(1, len(piece))
+        if piece[:k] in ids and piece[k:] in ids
+    ]
+    fast = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab=ids, merges=merges, unk_token=pieces[UNK], fuse_unk=True
+        )
+    )
+    fast.normalizer = tokenizers.normalizers.Replace(' ', '▁')
+    fast.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.Replace('▁', ' '), tokenizers.decoders.Fuse()]
+    )
+    fast.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f'{pieces[BOS]} $A', special_tokens=[(pieces[BOS], BOS)]
+    )
+    fast.add_special_tokens(
+        [tokenizers.AddedToken(piece, special=True) for piece in pieces[: PAD + 1]]
+    )
+    return fast
