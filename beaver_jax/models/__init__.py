@@ -1,0 +1,1 @@
+"""One decoder for every family, score heads on it, and Hugging Face directories."""

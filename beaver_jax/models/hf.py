@@ -1,0 +1,313 @@
+"""Hugging Face directories in and out: causal LMs and safe-rlhf's score models."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any, TypeVar
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from beaver_jax.models import config as config_lib
+from beaver_jax.models import families
+from beaver_jax.models import score
+from beaver_jax.models import transformer
+from beaver_jax.models import weights as weights_lib
+
+CheckpointError = weights_lib.CheckpointError
+Params = weights_lib.Params
+Place = weights_lib.Place
+Path = weights_lib.Path
+Config = TypeVar('Config')
+
+SCORE_HEAD = (
+    ('score_head/kernel', 'score_head.weight', True),
+    ('score_head/bias', 'score_head.bias', False),
+)
+NORMALIZER = ('normalizer.mean', 'normalizer.var', 'normalizer.count')
+
+
+def read_hf_config(directory: Path) -> dict[str, Any]:
+    """Reads config.json of a model directory.
+
+    Raises:
+      CheckpointError: No directory, no config.json, no JSON, or an unknown family.
+    """
+    path = pathlib.Path(directory) / 'config.json'
+    if not path.parent.is_dir():
+        raise CheckpointError(f'{directory}: no such model directory.')
+    if not path.is_file():
+        raise CheckpointError(f'{directory}: no config.json; not a model directory.')
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f'{path}: not JSON: {error}') from error
+    family = config.get('model_type') if isinstance(config, dict) else None
+    if family not in families.FAMILIES:
+        raise CheckpointError(
+            f'{path}: model_type={family!r} is not known; '
+            f'known: {", ".join(sorted(families.FAMILIES))}.'
+        )
+    return config
+
+
+def is_score_model(hf: Mapping[str, Any]) -> bool:
+    """Whether config.json is that of a score model."""
+    return any('Score' in name for name in hf.get('architectures') or ())
+
+
+def decoder_config(hf: Mapping[str, Any]) -> config_lib.TransformerConfig:
+    """The decoder of config.json."""
+    fields = families.FAMILIES[hf['model_type']].from_hf(hf)
+    return config_lib.TransformerConfig(**fields)
+
+
+def score_config(hf: Mapping[str, Any]) -> config_lib.ScoreConfig:
+    """The score model of config.json; safe-rlhf's older layout says `bias`."""
+    return config_lib.ScoreConfig(
+        backbone=decoder_config(hf),
+        score_type=hf.get('score_type', 'reward'),
+        score_dim=hf.get('score_dim', 1),
+        score_bias=bool(hf.get('score_bias', hf.get('bias', False))),
+        normalize=bool(hf.get('do_normalize', False)),
+        normalizer_type=hf.get('normalizer_type'),
+        momentum=hf.get('momentum'),
+    )
+
+
+def _translate(
+    directory: Path, hf: Mapping[str, Any], to: Callable[[Mapping[str, Any]], Config]
+) -> Config:
+    """Translates config.json, naming it in every complaint."""
+    path = pathlib.Path(directory) / 'config.json'
+    try:
+        return to(hf)
+    except KeyError as error:
+        raise CheckpointError(f'{path}: the field {error} is missing.') from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{path}: {error}') from error
+
+
+def entries(
+    family: str, abstract: Params, *, prefix: str = ''
+) -> list[weights_lib.Entry]:
+    """Where each parameter of a tree stands in a checkpoint of a family.
+
+    Args:
+      family: model_type of config.json.
+      abstract: Parameters or their shapes.
+      prefix: Path of the decoder in the tree, such as 'backbone/'.
+    """
+    table = {
+        prefix + path: (name, transposed)
+        for path, name, transposed in families.FAMILIES[family].NAMES
+    }
+    table |= {path: (name, transposed) for path, name, transposed in SCORE_HEAD}
+    found = []
+    for path, leaf in traverse_util.flatten_dict(abstract, sep='/').items():
+        name, transposed = table[path]
+        stacked = '{}' in name
+        layers = range(leaf.shape[0]) if stacked else range(1)
+        names = tuple(name.format(i) for i in layers)
+        found.append(weights_lib.Entry(path, names, stacked, transposed))
+    return found
+
+
+def abstract_params(model: Any) -> Params:
+    """Shapes of a model's parameters, without making them."""
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    mask = jax.ShapeDtypeStruct((1, 2), jnp.bool_)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens, mask)['params']
+
+
+def load_causal_lm(
+    directory: Path,
+    *,
+    place: Place | None = None,
+    param_dtype: str = 'float32',
+    **changes: Any,
+) -> tuple[transformer.CausalLM, Params]:
+    """Loads a causal LM.
+
+    Args:
+      directory: Hugging Face directory with config.json and safetensors.
+      place: Gives shardings for abstract parameters; None keeps them on one device.
+      param_dtype: Type of the parameters.
+      **changes: Fields of TransformerConfig to set, such as dtype='bfloat16'.
+
+    Raises:
+      CheckpointError: See `read_hf_config` and `weights.load`; a field of config.json
+        that is missing, or has a value that the decoder does not know; a score model.
+    """
+    hf = read_hf_config(directory)
+    if is_score_model(hf):
+        raise CheckpointError(
+            f'{directory}: a score model ({hf["architectures"][0]}), not a causal LM; '
+            'name a language model here.'
+        )
+    config = dataclasses.replace(_translate(directory, hf, decoder_config), **changes)
+    model = transformer.CausalLM(config)
+    abstract = abstract_params(model)
+    params, _ = weights_lib.load(
+        directory,
+        entries(hf['model_type'], abstract),
+        abstract,
+        place=place,
+        dtype=param_dtype,
+        ignored=('lm_head.weight',) if config.tie_embeddings else (),
+    )
+    return model, params
+
+
+def load_score_model(
+    directory: Path,
+    *,
+    place: Place | None = None,
+    param_dtype: str = 'float32',
+    **changes: Any,
+) -> tuple[score.ScoreModel, Params, score.Normalizer]:
+    """Loads a score model in safe-rlhf's layout, newer or older.
+
+    Mean and variance in config.json are overwritten by the buffers, where present.
+
+    Args and errors: see `load_causal_lm`.
+    """
+    hf = read_hf_config(directory)
+    if not is_score_model(hf):
+        raise CheckpointError(
+            f'{directory}: a causal LM, not a score model; train one from it with '
+            'configs/reward.py or configs/cost.py, or name a score model here.'
+        )
+    config = _translate(directory, hf, score_config)
+    backbone = dataclasses.replace(config.backbone, **changes)
+    model = score.ScoreModel(dataclasses.replace(config, backbone=backbone))
+    abstract = abstract_params(model)
+    params, weights = weights_lib.load(
+        directory,
+        entries(hf['model_type'], abstract, prefix='backbone/'),
+        abstract,
+        place=place,
+        dtype=param_dtype,
+        ignored=('lm_head.weight', *NORMALIZER),
+    )
+    return model, params, _load_normalizer(directory, hf, weights, config.score_dim)
+
+
+def _load_normalizer(directory, hf, weights, score_dim) -> score.Normalizer:
+    fields = {'mean': hf.get('mean') or 0.0, 'var': hf.get('var') or 1.0, 'count': 0}
+    for name in NORMALIZER:
+        if name in weights.names():
+            fields[name.removeprefix('normalizer.')] = weights.read(name)
+    try:
+        return score.Normalizer(
+            mean=jnp.broadcast_to(jnp.asarray(fields['mean'], 'float32'), score_dim),
+            var=jnp.broadcast_to(jnp.asarray(fields['var'], 'float32'), score_dim),
+            count=jnp.asarray(fields['count'], 'int32').reshape(()),
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f'{directory}: the normalizer does not fit score_dim={score_dim}: {error}'
+        ) from error
+
+
+def load_backbone(
+    directory: Path,
+    *,
+    place: Place | None = None,
+    param_dtype: str = 'float32',
+    **changes: Any,
+) -> tuple[config_lib.TransformerConfig, Params]:
+    """Loads the decoder of a causal LM, without its output projection.
+
+    Args and errors: see `load_causal_lm`; a score model's decoder is loaded as well.
+    """
+    hf = read_hf_config(directory)
+    config = dataclasses.replace(_translate(directory, hf, decoder_config), **changes)
+    abstract = abstract_params(transformer.Decoder(config))
+    params, _ = weights_lib.load(
+        directory,
+        entries(hf['model_type'], abstract),
+        abstract,
+        place=place,
+        dtype=param_dtype,
+        ignored=('lm_head.weight', *NORMALIZER, *(name for _, name, _ in SCORE_HEAD)),
+    )
+    return config, params
+
+
+def export_names(family: str, params: Params) -> dict[str, np.ndarray]:
+    """Parameters on the host as {Hugging Face name: array in PyTorch's orientation}.
+
+    Also serves gradients and any other tree of the parameters' shape.
+    """
+    prefix = 'backbone/' if 'backbone' in params else ''
+    return weights_lib.named(entries(family, params, prefix=prefix), params)
+
+
+def save_causal_lm(
+    directory: Path,
+    config: config_lib.TransformerConfig,
+    params: Params,
+    *,
+    family: str = 'llama',
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a directory that `transformers` loads.
+
+    Args:
+      directory: Made if it does not exist.
+      config: The decoder.
+      params: On the host or fully addressable; their type is the exported type.
+      family: model_type.
+      extra: Further fields of config.json, such as the special tokens' ids.
+
+    Raises:
+      OSError: A file cannot be written.
+    """
+    module = families.FAMILIES[family]
+    hf = module.to_hf(config) | {'architectures': [module.ARCHITECTURE]}
+    _save(directory, hf | dict(extra or {}), export_names(family, params))
+
+
+def save_score_model(
+    directory: Path,
+    config: config_lib.ScoreConfig,
+    params: Params,
+    normalizer: score.Normalizer,
+    *,
+    family: str = 'llama',
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a directory in safe-rlhf's layout.
+
+    Args and errors: see `save_causal_lm`; `normalizer` goes into buffers and config.
+    """
+    module = families.FAMILIES[family]
+    mean = np.asarray(normalizer.mean, np.float32)
+    var = np.asarray(normalizer.var, np.float32)
+    hf = module.to_hf(config.backbone) | {
+        'architectures': [module.SCORE_ARCHITECTURE],
+        'score_type': config.score_type,
+        'score_dim': config.score_dim,
+        'score_bias': config.score_bias,
+        'do_normalize': config.normalize,
+        'normalizer_type': config.normalizer_type,
+        'mean': mean.tolist(),
+        'var': var.tolist(),
+    }
+    if config.momentum is not None:
+        hf['momentum'] = config.momentum
+    tensors = export_names(family, params) | {
+        'normalizer.mean': mean,
+        'normalizer.var': var,
+        'normalizer.count': np.asarray(normalizer.count, np.int64).reshape(1),
+    }
+    _save(directory, hf | dict(extra or {}), tensors)
+
+
+def _save(directory, hf, tensors) -> None:
+    dtype = str(next(iter(tensors.values())).dtype)
+    weights_lib.save(directory, hf | {'torch_dtype': dtype}, tensors)

@@ -1,0 +1,260 @@
+"""Parameters in and out of safetensors files, by Hugging Face's names.
+
+Weights are read slice by slice, straight into target shardings; a host never holds
+more of a parameter than its devices need. Nothing is unpickled.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+# Buffers that older checkpoints carry and no parameter needs.
+IGNORED_SUFFIXES = ('rotary_emb.inv_freq', 'attn.bias', 'attn.masked_bias')
+Params = dict[str, Any]
+Place = Callable[[Any], Any]  # abstract parameters to a tree of shardings
+Path = str | pathlib.Path
+
+
+class CheckpointError(ValueError):
+    """A model directory that cannot be read, or does not hold what is asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter of ours and where it stands in a checkpoint."""
+
+    path: str
+    names: tuple[str, ...]  # one per layer for stacked parameters
+    stacked: bool
+    transposed: bool
+
+
+class Weights:
+    """The tensors of a directory's safetensors files, read by slices."""
+
+    def __init__(self, directory: Path):
+        """Opens the files.
+
+        Raises:
+          CheckpointError: No weights, weights only in pickle, missing or broken files.
+        """
+        self._file_of: dict[str, Any] = {}
+        for path in _weight_files(pathlib.Path(directory)):
+            try:
+                handle = safetensors.safe_open(path, framework='np')
+            except (OSError, safetensors.SafetensorError) as error:
+                raise CheckpointError(
+                    f'{path}: cannot be read ({error}); copy it anew.'
+                ) from error
+            self._file_of |= dict.fromkeys(handle.keys(), handle)
+
+    def names(self) -> set[str]:
+        """Names of all tensors."""
+        return set(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, as stored."""
+        return tuple(self._file_of[name].get_slice(name).get_shape())
+
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """A slice of a tensor."""
+        return self._file_of[name].get_slice(name)[index or ...]
+
+
+def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    paths = [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        try:
+            files = json.loads((directory / INDEX).read_text())['weight_map'].values()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'{directory / INDEX}: no JSON with a weight_map; copy it anew.'
+            ) from error
+        paths = sorted({directory / name for name in files})
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing and any(directory.glob('*.bin')):
+        raise CheckpointError(
+            f'{directory}: weights in pickle files (.bin), which are never loaded. '
+            'Where you trust them, load them with transformers on PyTorch and write '
+            'them with model.save_pretrained, which makes safetensors.'
+        )
+    if missing:
+        raise CheckpointError(f'{directory}: no {", ".join(missing)}.')
+    return paths
+
+
+def load(
+    directory: Path,
+    entries: Sequence[Entry],
+    abstract: Params,
+    *,
+    place: Place | None,
+    dtype: str,
+    ignored: Collection[str] = (),
+) -> tuple[Params, Weights]:
+    """Reads parameters into their shardings, after comparing names and shapes.
+
+    Args:
+      directory: With safetensors files.
+      entries: Where each parameter stands.
+      abstract: Shapes of the parameters.
+      place: Gives shardings for `abstract`; None keeps them on one device.
+      dtype: Type of the parameters.
+      ignored: Tensors that may be there and are not read.
+
+    Returns:
+      (parameters, the files, for whatever else is read from them).
+
+    Raises:
+      CheckpointError: See `Weights`; or tensors that are missing, left over, or of
+        another shape.
+    """
+    weights = Weights(directory)
+    shapes = {
+        path: leaf.shape
+        for path, leaf in traverse_util.flatten_dict(abstract, sep='/').items()
+    }
+    _compare(directory, weights, entries, shapes, ignored)
+    shardings = dict.fromkeys(shapes)
+    if place is not None:
+        shardings = traverse_util.flatten_dict(place(abstract), sep='/')
+    leaves = {
+        entry.path: _read(
+            weights, entry, shapes[entry.path], shardings[entry.path], dtype
+        )
+        for entry in entries
+    }
+    return traverse_util.unflatten_dict(leaves, sep='/'), weights
+
+
+def _compare(directory, weights, entries, shapes, ignored) -> None:
+    """Compares both sides: what is missing, left over, or of another shape."""
+    names = {name for entry in entries for name in entry.names}
+    extra = weights.names() - names - set(ignored)
+    misshapen = []
+    for entry in entries:
+        expected = shapes[entry.path][1 if entry.stacked else 0 :]
+        expected = expected[::-1] if entry.transposed else expected
+        for name in sorted(weights.names() & set(entry.names)):
+            if weights.shape(name) != expected:
+                misshapen.append(f'{name} is {weights.shape(name)}, not {expected}')
+    problems = {
+        'missing': sorted(names - weights.names()),
+        'left over': sorted(n for n in extra if not n.endswith(IGNORED_SUFFIXES)),
+        'wrong shape': misshapen,
+    }
+    if any(problems.values()):
+        raise CheckpointError(
+            f'{directory}: weights do not fit the model in config.json; '
+            + '; '.join(
+                f'{what}: {", ".join(found[:8])}{" …" if found[8:] else ""}'
+                for what, found in problems.items()
+                if found
+            )
+        )
+
+
+def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
+    def read(index):
+        names, inner = entry.names, index
+        if entry.stacked:
+            names, inner = names[index[0]], index[1:]
+        inner = inner[::-1] if entry.transposed else inner
+        parts = [weights.read(name, inner).astype(dtype) for name in names]
+        parts = [part.T if entry.transposed else part for part in parts]
+        return np.stack(parts) if entry.stacked else parts[0]
+
+    if sharding is None:
+        return jnp.asarray(read(tuple(slice(None) for _ in shape)))
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def named(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
+    """Parameters on the host as {Hugging Face name: array in PyTorch's orientation}."""
+    flat = traverse_util.flatten_dict(params, sep='/')
+    tensors = {}
+    for entry in entries:
+        leaf = np.asarray(flat[entry.path])
+        layers = leaf if entry.stacked else leaf[None]
+        for name, layer in zip(entry.names, layers, strict=True):
+            tensors[name] = np.ascontiguousarray(layer.T if entry.transposed else layer)
+    return tensors
+
+
+def save(
+    directory: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    shard_bytes: int = 4 << 30,
+) -> None:
+    """Writes config.json and safetensors files, in place of those that were there.
+
+    config.json is removed first and written last: a directory that was left half
+    written has none, and is not taken for a model.
+
+    Args:
+      directory: Made if it does not exist.
+      config: Fields of config.json.
+      tensors: By Hugging Face name.
+      shard_bytes: Size above which the weights are spread over several files.
+
+    Raises:
+      OSError: A file cannot be written.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in ('config.json', INDEX, WEIGHTS, 'model-*-of-*.safetensors'):
+        for stale in directory.glob(pattern):
+            stale.unlink()
+    shards = _shards(tensors, shard_bytes)
+    if len(shards) == 1:
+        _save_file(directory / WEIGHTS, shards[0])
+    else:
+        weight_map: dict[str, str] = {}
+        for i, shard in enumerate(shards, start=1):
+            file = f'model-{i:05d}-of-{len(shards):05d}.safetensors'
+            _save_file(directory / file, shard)
+            weight_map |= dict.fromkeys(shard, file)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        _save_json(
+            directory / INDEX,
+            {'metadata': {'total_size': size}, 'weight_map': weight_map},
+        )
+    _save_json(directory / 'config.json', config)
+
+
+def _shards(tensors, shard_bytes) -> list[dict[str, np.ndarray]]:
+    shards: list[dict[str, np.ndarray]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and held + tensor.nbytes > shard_bytes:
+            shards.append({})
+            held = 0
+        shards[-1][name] = tensor
+        held += tensor.nbytes
+    return shards
+
+
+def _save_file(path, tensors) -> None:
+    try:
+        # The metadata is what transformers looks for.
+        safetensors_numpy.save_file(tensors, path, metadata={'format': 'pt'})
+    except safetensors.SafetensorError as error:
+        raise OSError(
+            f'{path}: cannot be written ({error}); make room, or name another place.'
+        ) from error
+
+
+def _save_json(path, content) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

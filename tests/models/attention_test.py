@@ -1,0 +1,163 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from beaver_jax.models import attention
+
+
+def random(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def everything(rows, queries, keys):
+    return jnp.ones((rows, queries, keys), bool)
+
+
+def test_positions_count_the_real_tokens_before():
+    mask = jnp.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1]], bool)
+    # Real tokens count 0, 1, 2 wherever padding stands; padding after a row's end
+    # counts on, and any other padding counts from the last real token before it.
+    expected = [[0, 1, 0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 1, 2, 2]]
+    np.testing.assert_array_equal(attention.positions_from_mask(mask), expected)
+
+
+def test_rotation_by_hand():
+    positions = jnp.array([[3]])
+    angles = attention.rotations(positions, head_dim=4, theta=100.0)
+    x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
+    # Pairs (1, 3) and (2, 4); angles 3·100^0 = 3 and 3·100^(-1/2) = 0.3.
+    # cos 3 = -0.9899925, sin 3 = 0.1411200; cos 0.3 = 0.9553365, sin 0.3 = 0.2955202.
+    # 1·cos 3 - 3·sin 3 = -1.4133525       2·cos 0.3 - 4·sin 0.3 = 0.7285922
+    # 3·cos 3 + 1·sin 3 = -2.8288575       4·cos 0.3 + 2·sin 0.3 = 4.4123864
+    np.testing.assert_allclose(
+        attention.rotate(x, angles).ravel(),
+        [-1.4133525, 0.7285922, -2.8288575, 4.4123864],
+        rtol=1e-6,
+    )
+
+
+def test_rotated_products_depend_on_the_distance_only():
+    q, k = random(0, 1, 1, 1, 8), random(1, 1, 1, 1, 8)
+
+    def product(query, key):
+        turned = [
+            attention.rotate(
+                x,
+                attention.rotations(jnp.array([[at]]), head_dim=8, theta=10_000.0),
+            )
+            for x, at in ((q, query), (k, key))
+        ]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    assert product(9, 4) == pytest.approx(product(5, 0), abs=1e-5)
+    assert product(9, 4) != pytest.approx(product(4, 9), abs=1e-2)
+
+
+def test_angles_are_float32_and_rotation_keeps_the_type():
+    angles = attention.rotations(jnp.array([[1]]), head_dim=4, theta=10_000.0)
+    assert angles[0].dtype == jnp.float32
+    x = random(0, 1, 1, 1, 4).astype(jnp.bfloat16)
+    assert attention.rotate(x, angles).dtype == jnp.bfloat16
+
+
+def test_mask_is_causal_skips_padding_and_leaves_no_query_without_a_key():
+    key_mask = jnp.array([[0, 1, 1, 0]], bool)
+    expected = [  # rows are queries, columns are keys
+        [1, 0, 0, 0],  # padding before any token sees itself
+        [0, 1, 0, 0],
+        [0, 1, 1, 0],
+        [0, 1, 1, 0],  # padding after the end sees the real tokens
+    ]
+    np.testing.assert_array_equal(attention.attention_mask(key_mask, 0, 4)[0], expected)
+    # Two queries that begin at place 2 are the last two rows.
+    np.testing.assert_array_equal(
+        attention.attention_mask(key_mask, 2, 2)[0], expected[2:]
+    )
+
+
+def test_attention_by_hand():
+    # One query, two keys, head dim 4, so logits are q·k/2: q·k = 2·ln 3 and 0 gives
+    # logits ln 3 and 0, weights 3/4 and 1/4, and 0.75·8 + 0.25·4 = 7.
+    q = jnp.zeros((1, 1, 1, 4)).at[0, 0, 0, 0].set(1.0)
+    k = jnp.zeros((1, 1, 2, 4)).at[0, 0, 0, 0].set(2 * np.log(3.0))
+    v = jnp.array([8.0, 4.0]).reshape(1, 1, 2, 1) * jnp.ones((1, 1, 2, 4))
+    out = attention.attend(q, k, v, everything(1, 1, 2))
+    np.testing.assert_allclose(out, np.full((1, 1, 1, 4), 7.0), rtol=1e-6)
+
+
+def test_attention_agrees_with_jax_in_values_and_gradients():
+    q, k, v = random(0, 2, 6, 5, 8), random(1, 2, 3, 7, 8), random(2, 2, 3, 7, 8)
+    mask = jax.random.bernoulli(jax.random.key(3), 0.6, (2, 5, 7)).at[..., 0].set(True)
+
+    def ours(q, k, v):
+        return jnp.sum(jnp.sin(attention.attend(q, k, v, mask)))
+
+    def theirs(q, k, v):  # time before heads; query heads 2h and 2h + 1 share kv head h
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+        return jnp.sum(jnp.sin(out))
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(q, k, v) for f in (ours, theirs)
+    )
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def test_hidden_keys_change_nothing_whatever_they_hold():
+    q, k, v = (random(i, 1, 2, 3, 4) for i in range(3))
+    mask = everything(1, 3, 3).at[:, :, 1].set(False)
+    expected = attention.attend(q, k, v, mask)
+    wild = attention.attend(q, k.at[:, :, 1].set(1e4), v.at[:, :, 1].set(-1e4), mask)
+    np.testing.assert_array_equal(expected, wild)
+
+
+def test_large_logits_do_not_overflow():
+    q = jnp.full((1, 1, 1, 4), 1e3)
+    k = jnp.stack([jnp.full((1, 1, 4), 1e3), jnp.full((1, 1, 4), -1e3)], axis=2)
+    v = jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1) * jnp.ones((1, 1, 2, 4))
+    # Logits ±2·10⁶: the first key takes all.
+    np.testing.assert_array_equal(
+        attention.attend(q, k, v, everything(1, 1, 2)), np.ones((1, 1, 1, 4))
+    )
+
+
+@pytest.mark.parametrize(
+    ('shape', 'keys', 'dtype', 'fits'),
+    [
+        ((1, 2, 64, 64), 64, jnp.bfloat16, True),
+        ((1, 2, 64, 128), 96, jnp.float16, True),
+        ((1, 2, 64, 64), 64, jnp.float32, False),  # 32 bits
+        ((1, 2, 64, 136), 64, jnp.bfloat16, False),  # a head too wide
+        ((1, 2, 64, 60), 64, jnp.bfloat16, False),  # 60 is no multiple of 8
+        ((1, 2, 63, 64), 64, jnp.bfloat16, False),  # an odd number of queries
+        ((1, 2, 64, 64), 63, jnp.bfloat16, False),  # an odd number of keys
+        ((1, 2, 1, 64), 64, jnp.bfloat16, False),  # decoding
+    ],
+)
+def test_cudnn_is_asked_for_on_gpus_where_it_can(monkeypatch, shape, keys, dtype, fits):
+    asked = []
+
+    def kernel(q, k, v, *, mask, implementation):
+        asked.append((implementation, q.shape, k.shape, mask.shape))
+        return q
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
+    q = jnp.zeros(shape, dtype)
+    k = jnp.zeros((1, 2, keys, shape[3]), dtype)
+    mask = everything(1, shape[2], keys)
+    attention.attend(q, k, k, mask)
+    assert not asked  # no GPU
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    out = attention.attend(q, k, k, mask)
+    assert out.shape == shape
+    _, heads, queries, width = shape
+    expected = (  # time before heads
+        'cudnn',
+        (1, queries, heads, width),
+        (1, keys, 2, width),
+        (1, 1, queries, keys),
+    )
+    assert asked == ([expected] if fits else [])
