@@ -1,0 +1,46 @@
+"""Log-probabilities of tokens, and the supervised loss made of them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from beaver_jax.losses import masked
+
+
+def token_logps(
+    logits: jax.Array, tokens: jax.Array, *, temperature: float = 1.0
+) -> jax.Array:
+    """log π(y_t) of given tokens under a softmax at a temperature.
+
+    Args:
+      logits: [B, T, V] float32; position t is the distribution of tokens[:, t].
+      tokens: [B, T] int32.
+      temperature: Above 0; the policy is softmax(logits / temperature).
+
+    Returns:
+      [B, T] float32.
+    """
+    chex.assert_rank([logits, tokens], [3, 2])
+    chex.assert_equal_shape_prefix([logits, tokens], 2)
+    logits = logits / temperature
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def entropy(logits: jax.Array, *, temperature: float = 1.0) -> jax.Array:
+    """-Σ_v π(v) log π(v) per position: [B, T, V] to [B, T], in nats."""
+    logps = jax.nn.log_softmax(logits / temperature, axis=-1)
+    return -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+
+
+def causal_lm_loss(logps: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean log π(y_t | y_<t), one mean over all counted tokens of the batch.
+
+    Args:
+      logps: [B, T], of each token given those before it.
+      mask: [B, T] bool, True where a token is to be learnt.
+
+    Returns:
+      [] float.
+    """
+    return -masked.masked_mean(logps, mask, per_token=True)

@@ -1,0 +1,204 @@
+"""Meshes, and the matching of sharding rules; knows no model."""
+
+from collections.abc import Sequence
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = PartitionSpec(('data', 'fsdp'))
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """Arranges all devices (or the given ones) into a mesh of axes data, fsdp, tensor.
+
+    Args:
+      data: Replicas that see different data; -1 takes all devices that are left.
+      fsdp: Shards of parameters that also see different data; may be -1 instead.
+      tensor: Shards of single matmuls; may be -1 instead.
+      devices: The devices; all of this program when None.
+
+    Raises:
+      ValueError: The sizes do not fit the number of devices.
+    """
+    count = len(devices) if devices is not None else jax.device_count()
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    free = [axis for axis in AXES if sizes[axis] == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    for axis, size in sizes.items():
+        if size != -1 and (size < 1 or count % size):
+            raise ValueError(
+                f'config.mesh.{axis}={size} does not divide {count} devices; '
+                f'use {_divisors(count)}.'
+            )
+    if len(free) > 1 or count % fixed or (not free and fixed != count):
+        raise ValueError(
+            f'config.mesh={sizes} does not fit {count} devices: the product of the '
+            f'sizes must be {count}; one of them may be -1.'
+        )
+    for axis in free:
+        sizes[axis] = count // fixed
+    # Auto, not today's default Explicit, under which Flax Linen does not run.
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def _divisors(count: int) -> str:
+    found = [str(d) for d in range(1, count + 1) if count % d == 0]
+    return ' or '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """'layers/mlp/up/kernel' for a key path of a nested dict or struct."""
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def match_rules(rules: Rules, tree: Any) -> Any:
+    """Gives each leaf the spec of the first rule that matches its whole path.
+
+    Args:
+      rules: Ordered (regex, spec).
+      tree: A nested dict of arrays or shapes.
+
+    Raises:
+      ValueError: Leaves that no rule matches; names all of them.
+    """
+    unmatched = []
+
+    def find(path, leaf):
+        name = path_string(path)
+        for pattern, spec in rules:
+            if re.fullmatch(pattern, name):
+                return spec
+        unmatched.append(f'{name} {tuple(leaf.shape)}')
+        return PartitionSpec()
+
+    specs = jax.tree_util.tree_map_with_path(find, tree)
+    if unmatched:
+        raise ValueError(
+            'no sharding rule matches these parameters; add a rule for each: '
+            + ', '.join(unmatched)
+        )
+    return specs
+
+
+def param_shardings(mesh: Mesh, rules: Rules, tree: Any) -> Any:
+    """Returns a NamedSharding per parameter, after checking that it divides.
+
+    Raises:
+      ValueError: A parameter's axis is not a multiple of the mesh axes it is cut by.
+    """
+
+    def shard(path, leaf, spec):
+        for size, axes in zip(leaf.shape, spec, strict=False):
+            names = (axes,) if isinstance(axes, str) else axes or ()
+            parts = math.prod(mesh.shape[name] for name in names)
+            if size % parts:
+                raise ValueError(
+                    f'{path_string(path)} {tuple(leaf.shape)}: {size} is not a '
+                    f'multiple of {parts}, the size of mesh axis {"×".join(names)}; '
+                    f'choose another config.mesh.'
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(shard, tree, match_rules(rules, tree))
+
+
+def state_shardings(mesh: Mesh, state: Any, rules: Rules) -> Any:
+    """Shardings of a whole training state by its parameters' paths.
+
+    A leaf whose path ends in a parameter's path (a parameter itself, or a moment of
+    it in an optimizer state) is sharded like the parameter; all else (counters, λ,
+    windows, normalizers) is replicated.
+    """
+
+    def shard(path, leaf):
+        name = path_string(path)
+        for pattern, spec in rules:
+            if leaf.ndim == len(spec) and re.search(f'(^|/)({pattern})$', name):
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(shard, state)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows are spread over data and fsdp."""
+    return NamedSharding(mesh, BATCH)
+
+
+def check_batch(mesh: Mesh, name: str, size: int) -> None:
+    """Refuses a batch size that the mesh's batch axes do not divide."""
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    if size < 1 or size % parts:
+        below = size // parts * parts
+        near = f'{below} or {below + parts}' if below > 0 else f'{parts}'
+        raise ValueError(
+            f'{name}={size} is not a multiple of data×fsdp={parts} of the mesh; '
+            f'use {near}.'
+        )
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Makes global arrays of this process's rows, spread over the batch axes."""
+    sharding = batch_sharding(mesh)
+
+    def put(rows):
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+
+    return jax.tree.map(put, batch)
+
+
+def split_rows(tree: Any, parts: int) -> Any:
+    """[B, ...] leaves to [parts, B / parts, ...]; part i holds rows i, i + parts ….
+
+    Strided, so that with rows spread over devices each device keeps its own rows.
+    """
+
+    def split(x):
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, tree)
+
+
+def merge_rows(tree: Any) -> Any:
+    """The inverse of `split_rows`."""
+
+    def merge(x):
+        x = x.swapaxes(0, 1)
+        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+    return jax.tree.map(merge, tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Whole arrays as NumPy on every process, wherever their shards are."""
+
+    def fetch(x):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            from jax.experimental import multihost_utils
+
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        return np.asarray(x)
+
+    return jax.tree.map(fetch, tree)
