@@ -1,0 +1,194 @@
+"""Checkpoints: whole or not there, and the same bits back."""
+
+import pathlib
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+import optax
+import pytest
+
+from beaver_jax import checkpoint
+from beaver_jax import sharding
+
+WHOLE = PartitionSpec()
+
+
+class State(struct.PyTreeNode):
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+
+
+def make(width=4, spec=WHOLE, **mesh) -> State:
+    """A state with odd bits: NaN, infinity, -0 and a denormal number."""
+    kernel = jnp.arange(8 * width, dtype=jnp.float32).reshape(8, width) / 7
+    kernel = kernel.at[0].set(jnp.array([jnp.nan, jnp.inf, -0.0, 1e-42][:width]))
+    place = NamedSharding(sharding.make_mesh(**mesh), spec)
+    params = {'kernel': jax.device_put(kernel, place)}
+    small = {'kernel': kernel.astype(jnp.bfloat16)}
+    return State(jnp.int32(3), params, optax.adam(1e-3).init(small))
+
+
+def abstract(state: State):
+    return checkpoint.abstract(state, jax.tree.map(lambda x: x.sharding, state))
+
+
+def bits(state: State) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def opened(directory: pathlib.Path, keep: int = 2) -> checkpoint.Checkpoints:
+    return checkpoint.Checkpoints(directory / 'checkpoints', keep=keep)
+
+
+def test_the_same_bits_and_the_position_come_back(tmp_path):
+    state = make()
+    position = {'pairs': {'next_index': 7, 'more': [1, 'a']}}
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract(state)) is None
+        checkpoints.save(5, state, position)
+    with opened(tmp_path) as checkpoints:
+        found = checkpoints.restore(abstract(state))
+    assert found is not None
+    step, restored, where = found
+    assert (step, where) == (5, position)
+    assert bits(restored) == bits(state)
+    types = [[x.dtype for x in jax.tree.leaves(tree)] for tree in (restored, state)]
+    assert types[0] == types[1]
+
+
+def test_another_mesh_gets_its_own_shards_of_the_same_bits(tmp_path):
+    state = make(spec=PartitionSpec('fsdp', 'tensor'), data=2, fsdp=2, tensor=2)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+    other = make(spec=PartitionSpec('fsdp'), data=1, fsdp=8)
+    with opened(tmp_path) as checkpoints:
+        found = checkpoints.restore(abstract(other))
+    assert found is not None
+    restored = found[1].params['kernel']
+    assert bits(found[1]) == bits(state)
+    assert restored.sharding == other.params['kernel'].sharding
+    assert restored.addressable_shards[0].data.shape == (1, 4)
+
+
+def test_the_newest_few_are_kept(tmp_path):
+    with opened(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 5):
+            checkpoints.save(step, make(), {'step': step})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 5]
+    with opened(tmp_path) as checkpoints:
+        found = checkpoints.restore(abstract(make()))
+        assert found is not None
+        assert (found[0], found[2]) == (5, {'step': 5})
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make(), {})
+        checkpoints.save(2, make(), {})
+    (whole,) = tmp_path.glob('checkpoints/2')
+    half = whole.with_name('2.orbax-checkpoint-tmp')
+    whole.rename(half)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+        found = checkpoints.restore(abstract(make()))
+        assert found is not None
+        assert found[0] == 1
+        assert not half.exists()
+        checkpoints.save(2, make(), {})
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_another_architecture_is_refused_with_names_and_shapes(tmp_path):
+    state = make()
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(4, state, {})
+    wider = make(width=3).replace(opt_state=state.opt_state)
+    changed = wider.replace(params=wider.params | {'bias': jnp.zeros(2)})
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(checkpoint.CheckpointError) as caught,
+    ):
+        checkpoints.restore(abstract(changed))
+    message = str(caught.value)
+    assert 'the checkpoint of step 4 is of another architecture or optimizer' in message
+    assert 'missing: params/bias;' in message
+    assert 'wrong shape: params/kernel is (8, 4), not (8, 3)' in message
+    without = state.replace(params={})
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(checkpoint.CheckpointError, match='left over: params/kernel'),
+    ):
+        checkpoints.restore(abstract(without))
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Makes every later save fail as on a full disk, in the background."""
+
+    def fill(checkpoints):
+        save = checkpoints._checkpointer.save_async
+
+        class Pending:
+            def result(self):
+                raise ValueError('RESOURCE_EXHAUSTED: No space left on device')
+
+        assert callable(save)
+        monkeypatch.setattr(
+            checkpoints._checkpointer, 'save_async', lambda *_, **__: Pending()
+        )
+
+    return fill
+
+
+def test_a_failed_save_names_the_last_whole_one(tmp_path, full):
+    with pytest.raises(checkpoint.CheckpointError) as caught, opened(tmp_path) as found:
+        found.save(1, make(), {})
+        found.wait()
+        full(found)
+        found.save(2, make(), {})
+        found.save(3, make(), {})
+        pytest.fail('the failure of step 2 shows when step 3 is saved')
+    assert str(caught.value) == (
+        f'{tmp_path}/checkpoints: a checkpoint could not be saved (RESOURCE_EXHAUSTED: '
+        'No space left on device); the last whole one is of step 1. Free some space '
+        'and start the run again: it resumes there.'
+    )
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+
+
+def test_a_failed_first_save_says_that_none_is_whole(tmp_path, full):
+    with (
+        pytest.raises(checkpoint.CheckpointError, match=r'; none is whole\.'),
+        opened(tmp_path) as checkpoints,
+    ):
+        full(checkpoints)
+        checkpoints.save(1, make(), {})
+
+
+def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, full, caplog):
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path) as checkpoints:
+        full(checkpoints)
+        checkpoints.save(1, make(), {})
+        raise KeyboardInterrupt
+    assert 'a checkpoint could not be saved' in caplog.text
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        opened(tmp_path / 'file')
+    assert 'cannot be written' in str(caught.value)
+    assert 'set config.run to a directory with space' in str(caught.value)
+
+
+def test_none_may_be_kept(tmp_path):
+    with pytest.raises(ValueError, match=r'config\.checkpoint\.keep=0; must be'):
+        opened(tmp_path, keep=0)
