@@ -1,0 +1,1 @@
+"""Sampling, compiled generation, and experience for an update."""

@@ -1,0 +1,115 @@
+"""Scores samples with the reference, reward and cost models and the critics."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from beaver_jax import scoring
+from beaver_jax import sharding
+from beaver_jax import types
+from beaver_jax.models import score
+from beaver_jax.models import transformer
+
+# (params, tokens [B, T], mask [B, T]) to scores [B, outputs]: a model's end scores,
+# or any other function of the sequence.
+ScoreFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Where the cost of a constraint comes from: an output of a scorer."""
+
+    scorer: str
+    output: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorers:
+    """The functions that score samples; their parameters travel beside them.
+
+    Attributes:
+      reference: The policy that the actor is held to.
+      reward: Reward of a sequence, [B, 1].
+      costs: Scorers of costs, [B, outputs], by name of the scorer.
+      constraints: By name of the constraint, its cost.
+      reward_critic: Value model of the reward.
+      cost_critics: Value models by constraint; may lack costs that are only measured.
+    """
+
+    reference: transformer.CausalLM
+    reward: ScoreFn
+    costs: Mapping[str, ScoreFn]
+    constraints: Mapping[str, Cost]
+    reward_critic: score.ScoreModel
+    cost_critics: Mapping[str, score.ScoreModel]
+
+
+def score_samples(
+    params: Mapping[str, Any],
+    samples: types.Samples,
+    *,
+    scorers: Scorers,
+    temperature: float,
+    chunks: int = 1,
+) -> types.Experience:
+    """Computes all that an update needs to know of samples.
+
+    Args:
+      params: 'reference', 'reward', 'costs' (by scorer), 'reward_critic',
+        'cost_critics' (by constraint).
+      samples: B rows.
+      scorers: The functions.
+      temperature: That of sampling, for the reference's log-probabilities.
+      chunks: The rows are scored in this many parts, one after the other; divides B.
+    """
+    if chunks == 1:
+        return _score(params, samples, scorers, temperature)
+    parts = jax.lax.map(
+        lambda part: _score(params, part, scorers, temperature),
+        sharding.split_rows(samples, chunks),
+    )
+    return sharding.merge_rows(parts)
+
+
+def _score(params, samples, scorers, temperature) -> types.Experience:
+    tokens, mask = samples.tokens, samples.mask
+    length = samples.response_mask.shape[1]
+    ref_logps, _ = scoring.response_logps(
+        scorers.reference,
+        params['reference'],
+        tokens,
+        mask,
+        response_length=length,
+        temperature=temperature,
+    )
+    by_scorer = {
+        name: scorer(params['costs'][name], tokens, mask)
+        for name, scorer in scorers.costs.items()
+    }
+    costs = {
+        name: by_scorer[cost.scorer][:, cost.output]
+        for name, cost in scorers.constraints.items()
+    }
+    cost_values = {
+        name: scoring.response_values(
+            critic, params['cost_critics'][name], tokens, mask, response_length=length
+        )
+        for name, critic in scorers.cost_critics.items()
+    }
+    return types.Experience(
+        samples=samples,
+        ref_logps=jnp.where(samples.response_mask, ref_logps, 0.0),
+        reward=scorers.reward(params['reward'], tokens, mask)[:, 0],
+        costs=costs,
+        reward_values=scoring.response_values(
+            scorers.reward_critic,
+            params['reward_critic'],
+            tokens,
+            mask,
+            response_length=length,
+        ),
+        cost_values=cost_values,
+    )

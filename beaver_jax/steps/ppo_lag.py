@@ -1,0 +1,519 @@
+"""PPO-Lagrangian: one update from one rollout batch.
+
+With no constraint it is PPO; with `shaping` it is PPO on R - Σ λ_k·C_k, reward shaping
+with fixed multipliers. Safe RLHF (arXiv 2310.12773), algorithm 1 and appendix B.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from beaver_jax import multiplier as multiplier_lib
+from beaver_jax import scoring
+from beaver_jax import types
+from beaver_jax.losses import masked
+from beaver_jax.losses import ppo
+from beaver_jax.models import score
+from beaver_jax.models import transformer
+from beaver_jax.steps import sft
+from beaver_jax.steps import state as state_lib
+
+TRUNCATIONS = ('terminal', 'bootstrap')
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """Coefficients of the update.
+
+    Attributes:
+      kl_coeff: κ, weight of the KL penalty; not negative.
+      clip_ratio: ε of the probability ratio.
+      clip_score: Bound of token rewards and costs.
+      clip_value: ε_v of the critics.
+      gamma: Discount.
+      gae_lambda: λ of GAE.
+      ptx_coeff: Weight of the supervised loss; not negative.
+      temperature: That of sampling.
+      epochs: Passes over a rollout batch.
+      minibatches: Updates per pass, over shuffled rows.
+      parts: Backward passes per update.
+      truncation: What stands at the end of a response cut by length: 'terminal' its
+        score, as in the original, or 'bootstrap' the critic's value and no score.
+      per_token_mean: Losses are one mean over all tokens, not per row first.
+      shaping: Fixed multipliers of costs that are subtracted from the reward.
+    """
+
+    kl_coeff: float = 0.02
+    clip_ratio: float = 0.2
+    clip_score: float = 50.0
+    clip_value: float = 5.0
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    ptx_coeff: float = 0.0
+    temperature: float = 1.0
+    epochs: int = 1
+    minibatches: int = 1
+    parts: int = 1
+    truncation: str = 'terminal'
+    per_token_mean: bool = False
+    shaping: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        """Refuses values out of range."""
+        for name in ('kl_coeff', 'ptx_coeff'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'{name}={getattr(self, name)}; must not be negative.')
+        for name in ('clip_ratio', 'clip_score', 'clip_value', 'temperature'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f'{name}={getattr(self, name)}; must be above 0.')
+        for name in ('gamma', 'gae_lambda'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name}={getattr(self, name)}; must be in [0, 1].')
+        for name in ('epochs', 'minibatches', 'parts'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name}={getattr(self, name)}; must be at least 1.')
+        if self.truncation not in TRUNCATIONS:
+            raise ValueError(f'truncation={self.truncation!r}; known: {TRUNCATIONS}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The models that learn."""
+
+    actor: transformer.CausalLM
+    reward_critic: score.ScoreModel
+    cost_critics: Mapping[str, score.ScoreModel]  # by constraint
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizers:
+    """What moves them. The multipliers' is None without constraints."""
+
+    actor: optax.GradientTransformation
+    critic: optax.GradientTransformation
+    multiplier: optax.GradientTransformation | None = None
+
+
+class PPOLagState(struct.PyTreeNode):
+    """State of PPO-Lagrangian: data only, saved and restored as a whole."""
+
+    step: jax.Array  # [] int32, rollout batches learnt
+    actor: state_lib.Learner
+    reward_critic: state_lib.Learner
+    cost_critics: dict[str, state_lib.Learner]  # by constraint
+    multiplier: state_lib.Learner  # λ: [] by constraint
+    cost_windows: dict[str, multiplier_lib.CostWindow]  # by cost
+
+
+class Targets(struct.PyTreeNode):
+    """What a minibatch learns from, computed once per rollout batch."""
+
+    reward_advantages: jax.Array  # [B, G]
+    reward_returns: jax.Array  # [B, G]
+    cost_advantages: dict[str, jax.Array]  # [B, G] by constraint
+    cost_returns: dict[str, jax.Array]  # [B, G] by constraint
+
+
+def init(
+    params: Mapping[str, Any],
+    optimizers: Optimizers,
+    *,
+    multipliers: Mapping[str, float],
+    costs: tuple[str, ...],
+    window: int,
+) -> PPOLagState:
+    """The state before the first rollout.
+
+    Args:
+      params: 'actor', 'reward_critic', 'cost_critics' (by constraint).
+      optimizers: What moves them.
+      multipliers: λ at the start, by constraint; empty for PPO.
+      costs: Names of all costs that are measured.
+      window: W, episode costs whose mean is Ĉ.
+    """
+    lambdas = {name: jnp.float32(value) for name, value in multipliers.items()}
+    move = optimizers.multiplier or optax.identity()
+    return PPOLagState(
+        step=jnp.zeros((), jnp.int32),
+        actor=state_lib.init_learner(params['actor'], optimizers.actor),
+        reward_critic=state_lib.init_learner(
+            params['reward_critic'], optimizers.critic
+        ),
+        cost_critics={
+            name: state_lib.init_learner(
+                params['cost_critics'][name], optimizers.critic
+            )
+            for name in lambdas
+        },
+        multiplier=state_lib.init_learner(lambdas, move),
+        cost_windows={name: multiplier_lib.init_window(window) for name in costs},
+    )
+
+
+def move_multipliers(
+    state: PPOLagState,
+    costs: Mapping[str, jax.Array],
+    thresholds: Mapping[str, float],
+    optimizers: Optimizers,
+) -> PPOLagState:
+    """Costs [B] enter their windows; then λ climbs along Ĉ - d, once per rollout."""
+    windows = {
+        name: multiplier_lib.push_costs(window, costs[name])
+        for name, window in state.cost_windows.items()
+    }
+    state = state.replace(cost_windows=windows)
+    if optimizers.multiplier is None:
+        return state
+    constrained = {name: windows[name] for name in state.multiplier.params}
+    excess = multiplier_lib.excess(constrained, thresholds)
+    multiplier = state_lib.apply_gradients(
+        state.multiplier, excess, optimizers.multiplier
+    )
+    return state.replace(multiplier=multiplier)
+
+
+def token_rewards(
+    experience: types.Experience, config: PPOConfig
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """KL-regularized rewards [B, G] and costs [B, G] by constraint."""
+    samples = experience.samples
+    kl = samples.logps - experience.ref_logps
+    reward = experience.reward
+    for name, coefficient in config.shaping.items():
+        reward = reward - coefficient * experience.costs[name]
+    ends = {name: experience.costs[name] for name in experience.cost_values}
+    if config.truncation == 'bootstrap':
+        # The episode did not end: a score of the fragment would be no return.
+        reward, ends = jax.tree.map(
+            lambda x: jnp.where(samples.truncated, 0.0, x), (reward, ends)
+        )
+
+    def regularize(end, kl_coeff):
+        return ppo.kl_regularized(
+            end,
+            kl,
+            samples.response_mask,
+            kl_coeff=kl_coeff,
+            clip_score=config.clip_score,
+        )
+
+    return regularize(reward, config.kl_coeff), {
+        name: regularize(end, -config.kl_coeff) for name, end in ends.items()
+    }
+
+
+def make_targets(
+    experience: types.Experience, config: PPOConfig
+) -> tuple[Targets, Metrics]:
+    """Advantages and returns of every stream, and their means as metrics."""
+    samples = experience.samples
+    mask = samples.response_mask
+    bootstrap = samples.truncated if config.truncation == 'bootstrap' else None
+    rewards, costs = token_rewards(experience, config)
+
+    def estimate(stream, values):
+        return ppo.gae(
+            stream,
+            values,
+            mask,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            bootstrap=bootstrap,
+        )
+
+    reward_targets = estimate(rewards, experience.reward_values)
+    cost_targets = {
+        name: estimate(costs[name], values)
+        for name, values in experience.cost_values.items()
+    }
+    metrics = _stream_metrics('reward', '', rewards, reward_targets, mask)
+    for name, found in cost_targets.items():
+        metrics |= _stream_metrics('cost', f'/{name}', costs[name], found, mask)
+    targets = Targets(
+        reward_advantages=reward_targets[0],
+        reward_returns=reward_targets[1],
+        cost_advantages={name: found[0] for name, found in cost_targets.items()},
+        cost_returns={name: found[1] for name, found in cost_targets.items()},
+    )
+    return targets, metrics
+
+
+def _stream_metrics(kind, suffix, stream, targets, mask) -> Metrics:
+    advantages, returns = targets
+    return {
+        f'train/{kind}_with_kl_penalty{suffix}': jnp.mean(jnp.sum(stream, axis=1)),
+        f'train/{kind}_advantage{suffix}': masked.masked_mean(advantages, mask),
+        f'train/{kind}_return{suffix}': masked.masked_mean(returns, mask),
+    }
+
+
+def actor_loss(
+    params: Any,
+    batch: tuple[types.Samples, jax.Array],
+    *,
+    model: transformer.CausalLM,
+    config: PPOConfig,
+) -> tuple[jax.Array, state_lib.Aux]:
+    """The clipped objective on (samples, advantages [B, G])."""
+    samples, advantages = batch
+    mask = samples.response_mask
+    logps, entropy = scoring.response_logps(
+        model,
+        params,
+        samples.tokens,
+        samples.mask,
+        response_length=mask.shape[1],
+        temperature=config.temperature,
+    )
+    loss = ppo.actor_loss(
+        logps,
+        samples.logps,
+        advantages,
+        mask,
+        clip_ratio=config.clip_ratio,
+        per_token=config.per_token_mean,
+    )
+    metrics = {
+        'train/actor_loss': loss,
+        'train/clip_fraction': ppo.clip_fraction(
+            logps,
+            samples.logps,
+            mask,
+            clip_ratio=config.clip_ratio,
+            per_token=config.per_token_mean,
+        ),
+        'train/entropy': masked.masked_mean(
+            entropy, mask, per_token=config.per_token_mean
+        ),
+    }
+    return loss, state_lib.Aux(_weight(mask, config), metrics)
+
+
+def actor_gradients(
+    params: Any,
+    batch: tuple[types.Samples, jax.Array, types.SftBatch | None],
+    *,
+    model: transformer.CausalLM,
+    config: PPOConfig,
+) -> tuple[Any, Metrics]:
+    """Gradients of the clipped objective, plus ptx_coeff times PTX's where given.
+
+    Of each apart: a part of a batch weighs by its rows in one, by its tokens in the
+    other. The batch is (samples, advantages [B, G], supervised rows or None).
+    """
+    *rows, ptx = batch
+    grads, metrics, _ = state_lib.gradients(
+        functools.partial(actor_loss, model=model, config=config),
+        params,
+        tuple(rows),
+        parts=config.parts,
+    )
+    if ptx is None:
+        return grads, metrics
+    ptx_grads, found, _ = state_lib.gradients(
+        functools.partial(sft.sft_loss, model=model), params, ptx, parts=config.parts
+    )
+    grads = jax.tree.map(lambda x, y: x + config.ptx_coeff * y, grads, ptx_grads)
+    return grads, metrics | {'train/ptx_loss': found['train/loss']}
+
+
+def critic_loss(
+    params: Any,
+    batch: tuple[types.Samples, jax.Array, jax.Array],
+    *,
+    model: score.ScoreModel,
+    config: PPOConfig,
+) -> tuple[jax.Array, state_lib.Aux]:
+    """The clipped value loss on (samples, old values [B, G], returns [B, G])."""
+    samples, old_values, returns = batch
+    mask = samples.response_mask
+    values = scoring.response_values(
+        model, params, samples.tokens, samples.mask, response_length=mask.shape[1]
+    )[:, :-1]
+    loss = ppo.critic_loss(
+        values,
+        old_values,
+        returns,
+        mask,
+        clip_value=config.clip_value,
+        per_token=config.per_token_mean,
+    )
+    metrics = {
+        'loss': loss,
+        'value': masked.masked_mean(values, mask, per_token=config.per_token_mean),
+    }
+    return loss, state_lib.Aux(_weight(mask, config), metrics)
+
+
+def _weight(mask, config: PPOConfig) -> jax.Array:
+    return jnp.sum(mask) if config.per_token_mean else jnp.float32(mask.shape[0])
+
+
+def update_minibatch(
+    state: PPOLagState,
+    batch: tuple[types.Experience, Targets, types.SftBatch | None],
+    *,
+    networks: Networks,
+    optimizers: Optimizers,
+    config: PPOConfig,
+) -> tuple[PPOLagState, Metrics]:
+    """One update of the actor and every critic, under the present λ."""
+    experience, targets, ptx = batch
+    samples = experience.samples
+    advantages = ppo.lagrangian_advantages(
+        targets.reward_advantages, targets.cost_advantages, state.multiplier.params
+    )
+
+    grads, metrics = actor_gradients(
+        state.actor.params,
+        (samples, advantages, ptx),
+        model=networks.actor,
+        config=config,
+    )
+    actor = state_lib.apply_gradients(state.actor, grads, optimizers.actor)
+    metrics['train/actor_grad_norm'] = optax.tree.norm(grads)
+
+    def learn(learner, values, returns, model):
+        grads, found, _ = state_lib.gradients(
+            functools.partial(critic_loss, model=model, config=config),
+            learner.params,
+            (samples, values[:, :-1], returns),
+            parts=config.parts,
+        )
+        learner = state_lib.apply_gradients(learner, grads, optimizers.critic)
+        return learner, found | {'grad_norm': optax.tree.norm(grads)}
+
+    reward_critic, found = learn(
+        state.reward_critic,
+        experience.reward_values,
+        targets.reward_returns,
+        networks.reward_critic,
+    )
+    metrics |= _critic_metrics('reward', '', found)
+    cost_critics = {}
+    for name, learner in state.cost_critics.items():
+        cost_critics[name], found = learn(
+            learner,
+            experience.cost_values[name],
+            targets.cost_returns[name],
+            networks.cost_critics[name],
+        )
+        metrics |= _critic_metrics('cost', f'/{name}', found)
+    state = state.replace(
+        actor=actor, reward_critic=reward_critic, cost_critics=cost_critics
+    )
+    return state, metrics
+
+
+def _critic_metrics(kind, suffix, found) -> Metrics:
+    return {
+        f'train/{kind}_critic_loss{suffix}': found['loss'],
+        f'train/{kind}_value{suffix}': found['value'],
+        f'train/{kind}_critic_grad_norm{suffix}': found['grad_norm'],
+    }
+
+
+def ppo_lag_step(
+    state: PPOLagState,
+    batch: tuple[types.Experience, types.SftBatch | None],
+    key: jax.Array,
+    *,
+    networks: Networks,
+    optimizers: Optimizers,
+    config: PPOConfig,
+    thresholds: Mapping[str, float],
+) -> tuple[PPOLagState, Metrics]:
+    """Costs enter the windows, λ moves, then the policy learns under the new λ.
+
+    Args:
+      state: Donated by the caller.
+      batch: Experience of B rows, and B supervised rows for PTX or None.
+      key: Shuffles the rows of each epoch.
+      networks: The models that learn.
+      optimizers: What moves them.
+      config: Coefficients. epochs × minibatches updates are made.
+      thresholds: d by constraint.
+
+    Returns:
+      (state, metrics); metrics of updates are their means, 'train/bad_steps' counts
+      the non-finite updates skipped in a row.
+    """
+    experience, ptx = batch
+    state = move_multipliers(state, experience.costs, thresholds, optimizers)
+    targets, metrics = make_targets(experience, config)
+    rows = (experience, targets, ptx)
+    count = experience.reward.shape[0]
+
+    def minibatch(state, index):
+        part = jax.tree.map(lambda x: x[index], rows)
+        return update_minibatch(
+            state, part, networks=networks, optimizers=optimizers, config=config
+        )
+
+    keys = jax.random.split(key, config.epochs)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, count))(keys)
+    orders = orders.reshape(config.epochs * config.minibatches, -1)
+    state, updates = jax.lax.scan(minibatch, state, orders)
+    metrics |= jax.tree.map(jnp.mean, updates)
+    metrics |= _rollout_metrics(experience, config)
+    metrics |= _multiplier_metrics(state, thresholds)
+    learners = (state.actor, state.reward_critic, *state.cost_critics.values())
+    metrics['train/bad_steps'] = jnp.max(
+        jnp.stack([state_lib.bad_steps(learner) for learner in learners])
+    )
+    metrics = with_plain_names(metrics, tuple(state.cost_windows))
+    return state.replace(step=state.step + 1), metrics
+
+
+def _rollout_metrics(experience: types.Experience, config: PPOConfig) -> Metrics:
+    samples = experience.samples
+    kl = jnp.where(samples.response_mask, samples.logps - experience.ref_logps, 0.0)
+    lengths = jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)
+    metrics = {
+        'train/reward': jnp.mean(experience.reward),
+        'train/kl_divergence': jnp.mean(jnp.sum(kl, axis=1)),
+        'train/effective_kl_coeff': jnp.float32(config.kl_coeff),
+        'train/mean_generated_length': jnp.mean(lengths),
+        'train/max_generated_length': jnp.max(lengths),
+        'train/truncated_share': jnp.mean(samples.truncated.astype(jnp.float32)),
+    }
+    for name, costs in experience.costs.items():
+        metrics[f'train/cost/{name}'] = jnp.mean(costs)
+    if config.shaping:
+        shaped = experience.reward - sum(
+            coefficient * experience.costs[name]
+            for name, coefficient in config.shaping.items()
+        )
+        metrics['train/shaped_reward'] = jnp.mean(shaped)
+    return metrics
+
+
+def _multiplier_metrics(state: PPOLagState, thresholds: Mapping[str, float]) -> Metrics:
+    metrics = {
+        f'train/episode_cost/{name}': multiplier_lib.window_mean(window)
+        for name, window in state.cost_windows.items()
+    }
+    for name, value in state.multiplier.params.items():
+        metrics[f'train/lambda/{name}'] = value
+        metrics[f'train/threshold/{name}'] = jnp.float32(thresholds[name])
+    return metrics
+
+
+def with_plain_names(metrics: Metrics, costs: tuple[str, ...]) -> Metrics:
+    """With a single cost, adds the original's names, without the cost's name."""
+    if len(costs) != 1:
+        return metrics
+    suffix = f'/{costs[0]}'
+    plain = {
+        name.removesuffix(suffix): value
+        for name, value in metrics.items()
+        if name.endswith(suffix)
+    }
+    return metrics | plain

@@ -1,0 +1,205 @@
+"""Reward and cost models from pairs, sequence-wise or token-wise."""
+
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from beaver_jax import types
+from beaver_jax.losses import preference
+from beaver_jax.models import score
+from beaver_jax.steps import state as state_lib
+
+LOSS_TYPES = ('sequence-wise', 'token-wise')
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceConfig:
+    """Attributes of the loss.
+
+    Attributes:
+      kind: 'reward' or 'cost'.
+      loss_type: One of LOSS_TYPES.
+      regularization: ρ, the weight of the mean squared score; not negative.
+      normalize: The loss sees normalized scores (`normalize_score_during_training`).
+    """
+
+    kind: str
+    loss_type: str = 'sequence-wise'
+    regularization: float = 0.0
+    normalize: bool = False
+
+    def __post_init__(self):
+        """Refuses values out of range."""
+        if self.kind not in ('reward', 'cost'):
+            raise ValueError(f'kind={self.kind!r}; known: reward, cost.')
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f'loss_type={self.loss_type!r}; known: {LOSS_TYPES}.')
+        if not self.regularization >= 0:
+            raise ValueError(
+                f'regularization={self.regularization}; must not be negative.'
+            )
+
+
+class PreferenceState(struct.PyTreeNode):
+    """State of a reward or cost model in training."""
+
+    step: jax.Array  # [] int32
+    model: state_lib.Learner
+    normalizer: score.Normalizer
+
+
+def init(
+    params: Any,
+    normalizer: score.Normalizer,
+    optimizer: optax.GradientTransformation,
+) -> PreferenceState:
+    """The state before the first step."""
+    learner = state_lib.init_learner(params, optimizer)
+    return PreferenceState(jnp.zeros((), jnp.int32), learner, normalizer)
+
+
+def pair_scores(
+    params: Any, batch: types.PairBatch, *, model: score.ScoreModel
+) -> tuple[jax.Array, jax.Array]:
+    """Scores of both sequences of each pair.
+
+    Returns:
+      (scores at all positions [B, 2, T], end scores [B, 2]), of the first output.
+    """
+    rows, two, length = batch.tokens.shape
+    tokens = batch.tokens.reshape(rows * two, length)
+    mask = batch.mask.reshape(rows * two, length)
+    scores: Any = model.apply({'params': params}, tokens, mask)
+    ends = score.end_scores(scores, mask)[:, 0]
+    return scores[..., 0].reshape(rows, two, length), ends.reshape(rows, two)
+
+
+def preference_loss(
+    params: Any,
+    batch: types.PairBatch,
+    normalizer: score.Normalizer,
+    *,
+    model: score.ScoreModel,
+    config: PreferenceConfig,
+) -> tuple[jax.Array, state_lib.Aux]:
+    """The reward or cost loss of a batch; its weight is the number of pairs.
+
+    The outputs are the raw end scores [B, 2].
+    """
+    scores, ends = pair_scores(params, batch, model=model)
+    raw_ends = ends
+    if config.normalize:
+        function = score.NORMALIZE_FUNCTIONS[model.config.score_type]
+        scores, ends = (
+            score.normalize(normalizer, x[..., None], function=function)[..., 0]
+            for x in (scores, ends)
+        )
+    if config.loss_type == 'sequence-wise':
+        scores, mask = ends[:, :, None], batch.valid[:, None]
+    else:
+        mask = preference.divergent_mask(batch.tokens, batch.mask)
+        mask = mask & batch.valid[:, None]
+    if config.kind == 'reward':
+        loss = preference.reward_loss(
+            scores, mask, regularization=config.regularization
+        )
+    else:
+        loss = preference.cost_loss(
+            scores, batch.safety_sign, mask, regularization=config.regularization
+        )
+    metrics = {'train/loss': loss}
+    for name, (total, count) in accuracy_sums(ends, batch, kind=config.kind).items():
+        metrics[f'train/{name}'] = total / jnp.maximum(count, 1)
+    return loss, state_lib.Aux(jnp.sum(batch.valid), metrics, raw_ends)
+
+
+def accuracy_sums(
+    ends: jax.Array, batch: types.PairBatch, *, kind: str
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """(hits, count) by name: 'accuracy' of the ranking, 'accuracy_sign' of costs.
+
+    Args:
+      ends: [B, 2] end scores.
+      batch: The pairs; only valid ones count.
+      kind: 'reward' or 'cost'.
+    """
+    # A cost model ranks the other way round: the preferred sequence costs less.
+    ranked = ends if kind == 'reward' else -ends
+    valid = batch.valid.astype(jnp.float32)
+    hits = preference.ranking_accuracy(ranked)
+    sums = {'accuracy': (jnp.sum(hits * valid), jnp.sum(valid))}
+    if kind == 'cost':
+        known = (batch.safety_sign != 0) & batch.valid[:, None]
+        right = preference.sign_accuracy(ends, batch.safety_sign)
+        sums['accuracy_sign'] = (
+            jnp.sum(jnp.where(known, right, 0.0)),
+            jnp.sum(known.astype(jnp.float32)),
+        )
+    return sums
+
+
+def preference_step(
+    state: PreferenceState,
+    batch: types.PairBatch,
+    key: jax.Array,
+    *,
+    model: score.ScoreModel,
+    optimizer: optax.GradientTransformation,
+    config: PreferenceConfig,
+    parts: int = 1,
+) -> tuple[PreferenceState, dict[str, jax.Array]]:
+    """One update on a batch of pairs.
+
+    The normalizer takes in the batch's raw end scores first, as in the original; the
+    loss then sees the new statistics, where it sees normalized scores.
+
+    Args:
+      state: Donated by the caller.
+      batch: B pairs.
+      key: Unused; every step has one.
+      model: The score model.
+      optimizer: Moves it.
+      config: The loss.
+      parts: Backward passes that the batch is cut into; divides B.
+    """
+    del key
+
+    def update(normalizer, ends):
+        return score.update_normalizer(
+            normalizer,
+            ends.reshape(-1, 1),
+            kind=model.config.normalizer_type,
+            momentum=model.config.momentum,
+        )
+
+    normalizer = state.normalizer
+    if config.normalize:
+        _, ends = pair_scores(state.model.params, batch, model=model)
+        normalizer = update(normalizer, ends)
+
+    def loss_fn(params, part):
+        return preference_loss(params, part, normalizer, model=model, config=config)
+
+    grads, metrics, ends = state_lib.gradients(
+        loss_fn, state.model.params, batch, parts=parts
+    )
+    if not config.normalize:
+        normalizer = update(normalizer, ends)
+    learner = state_lib.apply_gradients(state.model, grads, optimizer)
+    metrics = metrics | {
+        'train/grad_norm': optax.tree.norm(grads),
+        'train/bad_steps': state_lib.bad_steps(learner),
+    }
+    return PreferenceState(state.step + 1, learner, normalizer), metrics
+
+
+def preference_eval(
+    params: Any, batch: types.PairBatch, *, model: score.ScoreModel, kind: str
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """(sum, count) over a batch by name: 'accuracy', and 'accuracy_sign' of costs."""
+    _, ends = pair_scores(params, batch, model=model)
+    return accuracy_sums(ends, batch, kind=kind)

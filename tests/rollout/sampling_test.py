@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from beaver_jax.rollout import sampling
+
+NO = -np.inf
+
+
+def rows(*values):
+    return jnp.array(values, jnp.float32)
+
+
+def test_penalty_by_hand():
+    logits = rows([2.0, -2.0, 3.0, -3.0])
+    seen = jnp.array([[True, True, False, False]])
+    # A token that occurred becomes less likely: 2/4 = 0.5, -2·4 = -8.
+    np.testing.assert_array_equal(
+        sampling.penalize(logits, seen, penalty=4.0), [[0.5, -8.0, 3.0, -3.0]]
+    )
+
+
+@pytest.mark.parametrize(
+    ('top_k', 'expected'),
+    [
+        (1, [[NO, 4, NO, NO], [3, NO, NO, NO]]),
+        (2, [[NO, 4, 2, NO], [3, 2, NO, 2]]),  # the second of row 2 is a tie
+        (4, [[1, 4, 2, 0], [3, 2, 1, 2]]),
+        (9, [[1, 4, 2, 0], [3, 2, 1, 2]]),  # more than there are
+    ],
+)
+def test_top_k_by_hand(top_k, expected):
+    logits = rows([1, 4, 2, 0], [3, 2, 1, 2])
+    np.testing.assert_array_equal(sampling.keep_top_k(logits, top_k=top_k), expected)
+
+
+@pytest.mark.parametrize(
+    ('top_p', 'kept'),
+    # Probabilities 0.5, 0.3, 0.15, 0.05 in another order. Those before a token have a
+    # mass of 0, 0.5, 0.8, 0.95; it stays if that is below top_p.
+    [
+        (0.01, [0.5]),
+        (0.49, [0.5]),
+        (0.51, [0.5, 0.3]),
+        (0.79, [0.5, 0.3]),
+        (0.81, [0.5, 0.3, 0.15]),
+        (0.96, [0.5, 0.3, 0.15, 0.05]),
+    ],
+)
+def test_top_p_by_hand(top_p, kept):
+    probs = np.array([0.15, 0.5, 0.05, 0.3])
+    out = sampling.keep_top_p(rows(np.log(probs)), top_p=top_p)[0]
+    np.testing.assert_array_equal(np.isfinite(out), np.isin(probs, kept))
+    np.testing.assert_array_equal(
+        out[np.isfinite(out)], rows(np.log(probs))[0][np.isfinite(out)]
+    )
+
+
+def test_filters_act_in_hugging_faces_order():
+    logits = rows([4.0, 3.0, 2.0, -1.0])
+    seen = jnp.array([[True, False, False, True]])
+    sampler = sampling.Sampler(
+        temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=2.0
+    )
+    # Penalty: 4/2 = 2, -1·2 = -2. Temperature: 4, 6, 4, -4. The three likeliest: 4, 6,
+    # 4 have probabilities e⁴ : e⁶ : e⁴, that is 0.1065, 0.7870, 0.1065. Before the ties
+    # there is a mass of 0.787, before the second of them 0.8935 < 0.9, so both stay.
+    out = sampling.filter_logits(logits, sampler, seen)
+    np.testing.assert_allclose(out, [[4.0, 6.0, 4.0, NO]], rtol=1e-6)
+
+
+def test_the_default_sampler_changes_nothing():
+    logits = rows([1.5, -0.5, 2.5])
+    np.testing.assert_array_equal(
+        sampling.filter_logits(logits, sampling.Sampler()), logits
+    )
+
+
+def test_temperature_zero_takes_the_likeliest():
+    logits = rows([1.0, 3.0, 2.0], [5.0, 3.0, 2.0])
+    sampler = sampling.Sampler(temperature=0.0)
+    filtered = sampling.filter_logits(logits, sampler)
+    keys = jax.random.split(jax.random.key(0), 2)
+    np.testing.assert_array_equal(sampling.sample(keys, filtered, sampler), [1, 0])
+
+
+def test_samples_have_the_distribution_of_the_logits():
+    probs = np.array([0.6, 0.3, 0.1, 0.0])
+    count = 4000
+    keys = jax.random.split(jax.random.key(0), count)
+    logits = jnp.broadcast_to(rows(np.log(probs + 1e-30)), (count, 4))
+    drawn = sampling.sample(keys, logits, sampling.Sampler())
+    shares = np.bincount(drawn, minlength=4) / count
+    # The standard error is at most √(0.6·0.4/4000) = 0.008.
+    np.testing.assert_allclose(shares, probs, atol=0.03)
+    assert shares[3] == 0
+
+
+def test_a_row_is_drawn_with_its_own_key():
+    keys = jax.random.split(jax.random.key(0), 3)
+    logits = jax.random.normal(jax.random.key(1), (3, 50))
+    together = sampling.sample(keys, logits, sampling.Sampler())
+    alone = [int(jax.random.categorical(keys[i], logits[i])) for i in range(3)]
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'temperature': -1.0}, r'temperature=-1\.0; must not be negative'),
+        ({'temperature': float('nan')}, 'temperature=nan'),
+        ({'top_k': -1}, 'top_k=-1; must not be negative'),
+        ({'top_p': 0.0}, r'top_p=0\.0; must be in \(0, 1\]'),
+        ({'top_p': 1.5}, r'top_p=1\.5; must be in \(0, 1\]'),
+        ({'repetition_penalty': 0.0}, r'repetition_penalty=0\.0; must be above 0'),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.Sampler(**changes)

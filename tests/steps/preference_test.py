@@ -1,0 +1,214 @@
+"""Tests of the training of reward and cost models."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from beaver_jax import types
+from beaver_jax.losses import preference as losses
+from beaver_jax.models import score
+from beaver_jax.steps import preference
+from beaver_jax.steps import state as state_lib
+from tests import tiny
+
+PAD_ID = 0
+# Each kind and each form once; tests/losses/ has all four.
+FORMS = [('reward', 'token-wise'), ('cost', 'sequence-wise')]
+
+
+@functools.cache
+def scorer(kind='reward'):
+    return tiny.score_model(
+        backbone={'num_layers': 1},
+        score_type=kind,
+        normalizer_type='ExponentialMovingAverage',
+        momentum=0.9,
+    )
+
+
+def batch(*, padding=0):
+    """Four pairs that share two tokens; sequences of 3 to 7 tokens."""
+    lengths = jnp.array([[7, 5], [3, 6], [4, 4], [5, 7]])
+    tokens = jax.random.randint(jax.random.key(0), (4, 2, 7), 1, 13)
+    tokens = tokens.at[:, 1, :2].set(tokens[:, 0, :2])
+    # The third tokens differ in every pair.
+    tokens = tokens.at[:, 1, 2].set(tokens[:, 0, 2] % 12 + 1)
+    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, padding)))
+    mask = jnp.arange(7 + padding)[None, None] < lengths[:, :, None]
+    return types.PairBatch(
+        tokens=jnp.where(mask, tokens, PAD_ID),
+        mask=mask,
+        safety_sign=jnp.array([[1, -1], [1, 1], [-1, -1], [1, -1]]),
+        valid=jnp.ones(4, bool),
+    )
+
+
+@functools.cache
+def compiled(kind, form, parts):
+    """(parameters, batch) to (gradients, metrics, raw end scores)."""
+    model, _ = scorer(kind)
+    loss_fn = functools.partial(
+        preference.preference_loss,
+        normalizer=score.init_normalizer(1),
+        model=model,
+        config=preference.PreferenceConfig(kind, form, regularization=0.01),
+    )
+    return jax.jit(functools.partial(state_lib.gradients, loss_fn, parts=parts))
+
+
+@functools.cache
+def pair_scores(kind='reward'):
+    model, params = scorer(kind)
+    return jax.jit(functools.partial(preference.pair_scores, model=model))(
+        params, batch()
+    )
+
+
+def run(kind, form, rows, *, parts=1):
+    _, params = scorer(kind)
+    return compiled(kind, form, parts)(params, rows)
+
+
+def assert_close(one, other):
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(check, one, other)
+
+
+def filled():
+    """The batch with more padding, and every pair again only to fill it up."""
+    rows = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch(padding=3))
+    return rows.replace(valid=jnp.arange(8) < 4)
+
+
+def test_sequence_wise_is_the_loss_of_the_end_scores():
+    _, ends = pair_scores('cost')
+    rows = batch()
+    expected = losses.cost_loss(
+        ends[:, :, None], rows.safety_sign, rows.valid[:, None], regularization=0.01
+    )
+    _, metrics, found = run('cost', 'sequence-wise', rows)
+    np.testing.assert_allclose(metrics['train/loss'], expected, rtol=1e-5)
+    np.testing.assert_allclose(found, ends, rtol=1e-5)
+
+
+def test_end_scores_stand_at_the_last_real_tokens():
+    scores, ends = pair_scores()
+    for row, side, length in ((0, 0, 7), (0, 1, 5), (1, 0, 3)):
+        np.testing.assert_array_equal(ends[row, side], scores[row, side, length - 1])
+
+
+def test_token_wise_begins_where_the_pair_differs():
+    scores, _ = pair_scores()
+    # Of the last pair positions 2 … 6: the third token to the later end.
+    last = scores[3:, :, 2:]
+    expected = losses.reward_loss(last, jnp.ones((1, 5), bool), regularization=0.01)
+    only = batch().replace(valid=jnp.arange(4) == 3)
+    _, metrics, _ = run('reward', 'token-wise', only)
+    np.testing.assert_allclose(metrics['train/loss'], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('kind, form', FORMS)
+def test_padding_and_filler_change_nothing(kind, form):
+    grads, metrics, _ = run(kind, form, batch())
+    assert_close(run(kind, form, filled())[:2], (grads, metrics))
+
+
+@pytest.mark.parametrize('kind, form', FORMS)
+def test_parts_change_nothing_whatever_they_hold_of_filler(kind, form):
+    # Part 0 holds the rows 0, 2, 4, 6, part 1 the others: one and two valid pairs.
+    rows = filled()
+    rows = rows.replace(valid=rows.valid.at[0].set(False))
+    assert_close(run(kind, form, rows, parts=2), run(kind, form, rows))
+
+
+def test_a_pad_embedding_learns_nothing_though_its_scores_count():
+    grads, _, _ = run('reward', 'token-wise', batch())
+    embedding = grads['backbone']['embed']['embedding']
+    assert not embedding[PAD_ID].any()
+    assert embedding[1:].any()
+    # Without the positions after the shorter sequence the loss is another one.
+    scores, _ = pair_scores()
+    both = losses.divergent_mask(batch().tokens, batch().mask)
+    both &= batch().mask[:, 0] & batch().mask[:, 1]
+    without = losses.reward_loss(scores, both, regularization=0.01)
+    _, metrics, _ = run('reward', 'token-wise', batch())
+    assert abs(metrics['train/loss'] - without) > 1e-3
+
+
+def test_accuracies_count_valid_pairs_and_known_signs():
+    rows = batch().replace(
+        safety_sign=jnp.array([[1, -1], [0, 1], [-1, 0], [1, -1]]),
+        valid=jnp.array([True, True, True, False]),
+    )
+    ends = jnp.array([[-1.0, 2.0], [3.0, 1.0], [-0.5, 0.0], [9.0, -9.0]])
+    reward = preference.accuracy_sums(ends, rows, kind='reward')
+    # The first of a pair is to have the higher reward: 3 > 1 only, of three.
+    assert reward == {'accuracy': (1, 3)}
+    cost = preference.accuracy_sums(ends, rows, kind='cost')
+    # It is to have the lower cost: -1 < 2 and -0.5 < 0. Of the four known signs of
+    # valid pairs, -1 is safe, 2 unsafe; 1 is not safe and -0.5 not unsafe.
+    assert cost == {'accuracy': (2, 3), 'accuracy_sign': (2, 4)}
+
+
+@functools.cache
+def step(kind, *, normalize):
+    """The state and metrics after one step in two parts."""
+    model, params = scorer(kind)
+    optimizer = optax.sgd(0.1)
+    state = preference.init(params, score.init_normalizer(1), optimizer)
+    fn = functools.partial(
+        preference.preference_step,
+        model=model,
+        optimizer=optimizer,
+        config=preference.PreferenceConfig(kind, normalize=normalize),
+        parts=2,
+    )
+    return jax.jit(fn)(state, batch(), jax.random.key(0))
+
+
+CASES = [('reward', False), ('cost', True)]
+
+
+@pytest.mark.parametrize('kind, normalize', CASES)
+def test_a_step_counts_raw_end_scores(kind, normalize):
+    state, _ = step(kind, normalize=normalize)
+    _, ends = pair_scores(kind)
+    raw = np.asarray(ends).ravel()
+    # From mean 0 and variance 1, with momentum 0.9.
+    np.testing.assert_allclose(state.normalizer.mean, [0.1 * raw.mean()], rtol=1e-4)
+    expected = 0.9 + 0.1 * raw.var(ddof=1)
+    np.testing.assert_allclose(state.normalizer.var, [expected], rtol=1e-5)
+    assert state.normalizer.count == 8
+    assert state.step == 1
+
+
+@pytest.mark.parametrize('kind, normalize', CASES)
+def test_where_asked_the_loss_sees_scores_normalized_by_them(kind, normalize):
+    state, metrics = step(kind, normalize=normalize)
+    _, seen = pair_scores(kind)
+    if normalize:
+        # A cost is only scaled, not shifted, so that its sign keeps its meaning.
+        seen = seen / jnp.sqrt(state.normalizer.var)[None]
+    ones = jnp.ones((4, 1), bool)
+    if kind == 'reward':
+        expected = losses.reward_loss(seen[:, :, None], ones)
+    else:
+        expected = losses.cost_loss(seen[:, :, None], batch().safety_sign, ones)
+    np.testing.assert_allclose(metrics['train/loss'], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        ({'kind': 'rewards'}, "kind='rewards'; known: reward, cost."),
+        ({'loss_type': 'token'}, "loss_type='token'; known: .*'token-wise'"),
+        ({'regularization': -1.0}, 'regularization=-1.0; must not be negative'),
+    ],
+)
+def test_values_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        preference.PreferenceConfig(**({'kind': 'reward'} | fields))
