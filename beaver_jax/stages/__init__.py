@@ -1,0 +1,159 @@
+"""Stages: the only readers of a config. They build models, steps and data.
+
+A stage's inputs are directories. One that another stage of the same run and preset
+makes is trained first where it is missing: `chain` finds the order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import logging
+import os
+import pathlib
+from typing import Any
+
+from jax.sharding import Mesh
+import ml_collections
+
+from beaver_jax import config as config_lib
+from beaver_jax.stages import directories
+from beaver_jax.stages import inputs
+from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import preference
+from beaver_jax.stages import sft
+from beaver_jax.stages import stage as stage_lib
+
+log = logging.getLogger(__name__)
+
+REINFORCED = ('ppo', 'ppo_lag', 'ppo_reward_shaping')
+BUILDERS: dict[str, Callable[[ml_collections.ConfigDict, Mesh], stage_lib.Stage]] = {
+    'sft': sft.build,
+    'reward': preference.build,
+    'cost': preference.build,
+    **dict.fromkeys(REINFORCED, ppo_lag.build),
+}
+# What can be said of a config before anything is read.
+CHECKS: dict[str, Callable[[ml_collections.ConfigDict, Mesh], Any]] = {
+    'sft': sft.check,
+    'reward': preference.check,
+    'cost': preference.check,
+    **dict.fromkeys(REINFORCED, ppo_lag.check),
+}
+POLICIES = ('sft', *REINFORCED)
+# What the stages of one run have in common, where they have it at all, and a missing
+# input's config inherits.
+SHARED = ('run', 'base', 'seed', 'mesh', 'data', 'log')
+LENGTHS = ('max_length', 'max_prompt_length', 'max_response_length')
+# The uses of rows that a stage reads.
+READS = {'sft': ('sft',), 'reward': ('reward_pairs',), 'cost': ('cost_pairs',)}
+READS |= dict.fromkeys(REINFORCED, ('prompts',))
+
+
+def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
+    """Builds the stage that config.stage names."""
+    inputs.prepare_world(config)
+    return BUILDERS[config.stage](config, mesh)
+
+
+def chain(config: ml_collections.ConfigDict, folder: str) -> list[Any]:
+    """The stages to run for a config, inputs first, without those that are done.
+
+    Args:
+      config: Of the stage that is wanted.
+      folder: Where the config files are; the input `<run>/sft` is made by `sft.py`.
+    """
+    ordered: list[ml_collections.ConfigDict] = []
+    _visit(config, folder, ordered)
+    return ordered
+
+
+def _visit(config, folder: str, ordered: list) -> None:
+    for name, path in _inits(config):
+        stage = pathlib.Path(path).name
+        made_here = pathlib.Path(path) == pathlib.Path(config.run) / stage
+        known = [other.stage for other in ordered]
+        if not made_here or stage not in BUILDERS or stage in known:
+            continue
+        if directories.is_done(pathlib.Path(path)):
+            directories.check_seed(pathlib.Path(path), config)
+            continue
+        log.info('%s needs %s (config.%s): training it first', config.stage, path, name)
+        _visit(sibling(config, folder, stage), folder, ordered)
+    ordered.append(config)
+
+
+def _inits(config) -> Iterator[tuple[str, str]]:
+    for key, value in config_lib.flatten(config).items():
+        if key.rpartition('.')[2] == 'init' and value:
+            yield key, value
+
+
+def check(wanted: Sequence[ml_collections.ConfigDict], mesh: Mesh) -> None:
+    """Refuses a chain that would stop in its midst, before it starts.
+
+    Raises:
+      InputError: A setting that is wrong, an input model that is neither there nor
+        made by the chain, a directory that another config has begun.
+      ValueError: A batch that does not fit the mesh, a file that is missing.
+    """
+    made = [directories.directory(config) for config in wanted]
+    for config in wanted:
+        if directories.check(config):
+            continue
+        inputs.check_loop(config)
+        CHECKS[config.stage](config, mesh)
+        if not config.data.world:
+            inputs.check_files(config, READS[config.stage])
+            if config.stage in REINFORCED:
+                if config.ppo.ptx_coeff > 0:
+                    inputs.check_files(config, ('sft',))
+                inputs.test_prompts(config)  # the evaluation's, at the very end
+        for name, path in _inits(config):
+            if pathlib.Path(path) not in made:
+                inputs.model_directory(name, path)
+
+
+def sibling(
+    config: ml_collections.ConfigDict, folder: str, stage: str
+) -> ml_collections.ConfigDict:
+    """The config of another stage of the same run and preset."""
+    file = os.path.join(folder, f'{stage}.py')
+    other = config_lib.load(f'{file}:{config.preset}')
+    with other.unlocked():
+        for key in (*SHARED, *LENGTHS):
+            if key not in config or key not in other:
+                continue
+            # Resolved: a reference of ours would follow changes of our config.
+            value = config[key]
+            is_group = isinstance(value, ml_collections.ConfigDict)
+            other[key] = value.copy_and_resolve_references() if is_group else value
+        if 'max_length' in other and 'max_response_length' in config:
+            # What reinforcement learning scores is as long as what was learnt before.
+            other.max_length = config.max_prompt_length + config.max_response_length
+    return other
+
+
+def evaluation(
+    config: ml_collections.ConfigDict, folder: str
+) -> ml_collections.ConfigDict:
+    """The config that compares the policies of a run, after one was trained.
+
+    Those models score that trained it. Another cost of `evaluate.py` is measured only
+    where the run has a model of it, as plain PPO needs none.
+    """
+    other = sibling(config, folder, 'evaluate')
+    start = pathlib.Path(config.actor.init)
+    with other.unlocked():
+        for name in [name for name in other.costs if name not in config.costs]:
+            if not directories.is_done(pathlib.Path(other.costs[name].init)):
+                del other.costs[name]
+        other.reward = config.reward.copy_and_resolve_references()
+        for name, cost in config.costs.items():
+            other.costs[name] = cost.copy_and_resolve_references()
+        if start != pathlib.Path(config.run) / 'sft':
+            trained = {
+                name: path
+                for name in REINFORCED
+                if directories.is_done(path := pathlib.Path(config.run) / name)
+            }
+            found = {other.baseline: start, **trained}
+            other.models = ','.join(f'{name}={path}' for name, path in found.items())
+    return other

@@ -1,0 +1,143 @@
+"""A stage's directory: whose it is, and whether the stage is done."""
+
+import itertools
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from beaver_jax import config as config_lib
+from beaver_jax import metrics as metrics_lib
+from beaver_jax.stages import inputs
+
+log = logging.getLogger(__name__)
+
+SUMMARY = 'summary.json'  # written last: its stage is done
+CONFIG = 'config.json'
+CHECKPOINTS = 'checkpoints'
+# What may differ between a run and its continuation.
+VOLATILE = ('if_exists', 'log.', 'checkpoint.', 'mesh.')
+IF_EXISTS = ('refuse', 'resume', 'overwrite')
+
+
+def directory(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Where the stage's results go: <run>/<stage>."""
+    return pathlib.Path(config.run) / config.stage
+
+
+def is_done(path: pathlib.Path) -> bool:
+    """Whether a stage's directory holds a finished stage."""
+    return (path / SUMMARY).is_file()
+
+
+def check(config: ml_collections.ConfigDict) -> bool:
+    """Whether the stage is done as its config wants it.
+
+    Raises:
+      InputError: Another config has begun the directory and config.if_exists=refuse,
+        or if_exists is unknown.
+    """
+    if config.if_exists not in IF_EXISTS:
+        raise inputs.InputError(
+            f'config.if_exists={config.if_exists!r}; known: {", ".join(IF_EXISTS)}.'
+        )
+    path = directory(config)
+    if config.if_exists == 'overwrite':
+        return False
+    changes = _changes(path, config)
+    if changes and config.if_exists == 'refuse' and _has_begun(path):
+        raise inputs.InputError(
+            f'{path} holds a run with another config ({_shown(changes)}). Choose '
+            'another --config.run, go on from its last checkpoint under this config '
+            'with --config.if_exists=resume, or move it aside with '
+            '--config.if_exists=overwrite.'
+        )
+    return not changes and is_done(path)
+
+
+def check_seed(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses a finished input of this run that another seed has made.
+
+    Raises:
+      InputError: With another seed other prompts are held out, so that a policy would
+        be judged on what its inputs were trained on.
+    """
+    file = path / CONFIG
+    seed = json.loads(file.read_text())['seed'] if file.is_file() else config.seed
+    if seed != config.seed:
+        raise inputs.InputError(
+            f'{path} was trained with seed {seed}, not config.seed={config.seed}; use '
+            f'--config.seed={seed} or another --config.run.'
+        )
+
+
+def claim(config: ml_collections.ConfigDict) -> bool:
+    """Makes a stage's directory this config's own; returns whether it is done.
+
+    Where something is there, config.if_exists decides: 'refuse' goes on only with what
+    the same config began, 'resume' also with what another one did, and 'overwrite'
+    moves it aside.
+
+    Raises:
+      InputError: As in `check`; or the directory cannot be written.
+    """
+    path = directory(config)
+    if check(config):
+        return True
+    changes = _changes(path, config)
+    if jax.process_index():
+        return False
+    try:
+        if config.if_exists == 'overwrite' and path.exists():
+            _move_aside(path)
+        elif changes and _has_begun(path):
+            log.info('%s: goes on with another config: %s', path, _shown(changes))
+            (path / SUMMARY).unlink(missing_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        metrics_lib.write_json(path / CONFIG, _flat(config))
+    except OSError as error:
+        raise inputs.InputError(
+            f'{path} cannot be written ({error.strerror}); set --config.run to a '
+            'directory with space and permission.'
+        ) from error
+    return False
+
+
+def _move_aside(path: pathlib.Path) -> None:
+    names = (path.with_name(f'{path.name}.old-{i}') for i in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    path.rename(aside)
+    log.info('%s: moved aside to %s', path, aside)
+
+
+def _has_begun(path: pathlib.Path) -> bool:
+    """Whether there is anything to lose."""
+    files = (path / metrics_lib.METRICS, path / SUMMARY)
+    return any(file.is_file() for file in files) or any(path.glob(f'{CHECKPOINTS}/*'))
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A config as JSON gives it back."""
+    return json.loads(json.dumps(metrics_lib.jsonable(config_lib.flatten(config))))
+
+
+def _changes(
+    path: pathlib.Path, config: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """(old value, new value) by key, where a directory's config is not this one."""
+    new = _flat(config)
+    file = path / CONFIG
+    old = json.loads(file.read_text()) if file.is_file() else {}
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(VOLATILE)
+    }
+
+
+def _shown(changes: dict[str, tuple[Any, Any]]) -> str:
+    listed = [f'{key}: {old!r} → {new!r}' for key, (old, new) in changes.items()]
+    return ', '.join(listed[:6]) + (' …' if listed[6:] else '')

@@ -1,0 +1,343 @@
+"""What a stage starts from: model directories, tokenizers, rows."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+import functools
+import logging
+import os
+import pathlib
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import transformers
+
+from beaver_jax import config as config_lib
+from beaver_jax import sharding
+from beaver_jax.data import rows as rows_lib
+from beaver_jax.data import sources
+from beaver_jax.data import tokenizer as tokenizer_lib
+from beaver_jax.data import world
+from beaver_jax.models import config as model_lib
+from beaver_jax.models import hf
+from beaver_jax.models import score
+from beaver_jax.models import transformer
+
+log = logging.getLogger(__name__)
+Tokenizer = transformers.PreTrainedTokenizerBase
+Settings = TypeVar('Settings')
+DTYPES = ('float32', 'bfloat16')
+MODEL = 'model'  # a finished stage's directory of the trained model
+NO_MODEL = (
+    'holds no model (config.json and model.safetensors); name a finished stage or a '
+    'Hugging Face model directory.'
+)
+
+
+class InputError(ValueError):
+    """An input of a stage that is missing or does not fit."""
+
+
+def find_model(path: str) -> pathlib.Path | None:
+    """The Hugging Face directory that `path` names: a model's, or a stage's."""
+    for candidate in (pathlib.Path(path) / MODEL, pathlib.Path(path)):
+        if (candidate / 'config.json').is_file() and (
+            candidate.name == MODEL or _has_weights(candidate)
+        ):
+            return candidate
+    return None
+
+
+def model_directory(name: str, path: str) -> pathlib.Path:
+    """The Hugging Face directory that config.<name> names.
+
+    Raises:
+      InputError: There is none.
+    """
+    if not path:
+        raise InputError(
+            f'config.{name} is empty; name a stage directory such as runs/tiny/sft or '
+            'a Hugging Face model directory.'
+        )
+    directory = find_model(path)
+    if directory is None:
+        raise InputError(f'config.{name}={path!r} {NO_MODEL}')
+    return directory
+
+
+def _has_weights(directory: pathlib.Path) -> bool:
+    return any(directory.glob('*.safetensors')) or any(directory.glob('*.bin'))
+
+
+def settings(
+    dataclass: type[Settings],
+    name: str,
+    section: ml_collections.ConfigDict,
+    **more: Any,
+) -> Settings:
+    """A dataclass of a config section, whose complaints name the section.
+
+    Args:
+      dataclass: Its errors begin with FIELD=VALUE.
+      name: Of the section, such as 'optimizer'.
+      section: Its fields.
+      **more: Fields from elsewhere.
+
+    Raises:
+      InputError: A value out of range.
+    """
+    try:
+        return dataclass(**section.to_dict(), **more)
+    except ValueError as error:
+        raise InputError(f'config.{name}.{error}') from error
+
+
+def check_counts(config: ml_collections.ConfigDict, *names: str) -> None:
+    """Refuses whole numbers below 1."""
+    values = config_lib.flatten(config)
+    for name in names:
+        if values[name] < 1:
+            raise InputError(f'config.{name}={values[name]}; must be at least 1.')
+
+
+def check_loop(config: ml_collections.ConfigDict) -> None:
+    """Refuses settings that every stage has, where they are out of range."""
+    check_counts(
+        config, 'log.every', 'checkpoint.every', 'checkpoint.keep', 'max_bad_steps'
+    )
+    if config.seed < 0:
+        raise InputError(f'config.seed={config.seed}; must not be negative.')
+    data = config.data
+    rows_lib.check_choice('config.data.on_bad_row', data.on_bad_row, rows_lib.OnBadRow)
+    rows_lib.check_choice(
+        'config.data.contradictions', data.contradictions, sources.Contradictions
+    )
+    if not 0 <= data.test_share < 1:
+        raise InputError(
+            f'config.data.test_share={data.test_share}; must be from 0 to below 1.'
+        )
+
+
+def placer(mesh: Mesh) -> Callable[[Any], Any]:
+    """Shardings for abstract parameters by the decoder's rules."""
+
+    def place(abstract):
+        return sharding.param_shardings(mesh, transformer.RULES, abstract)
+
+    return place
+
+
+def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """Fields of the decoder that the section config.<name> sets."""
+    known = {'dtype': DTYPES, 'remat': model_lib.REMAT_POLICIES}
+    for field, values in known.items():
+        if section[field] not in values:
+            raise InputError(
+                f'config.{name}.{field}={section[field]!r}; known: {", ".join(values)}.'
+            )
+    return {field: section[field] for field in known}
+
+
+def load_tokenizer(name: str, path: str) -> Tokenizer:
+    """The tokenizer beside the model that `path` names."""
+    return tokenizer_lib.load(model_directory(name, path))
+
+
+def check_tokenizer(
+    tokenizer: Tokenizer, config: model_lib.TransformerConfig, where: str
+) -> None:
+    """Refuses a tokenizer with more tokens than the model has embeddings."""
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f'{where}: the tokenizer has {len(tokenizer)} tokens, the model '
+            f'{config.vocab_size} embeddings; use the tokenizer that belongs to it.'
+        )
+
+
+def check_length(config: model_lib.TransformerConfig, length: int, name: str) -> None:
+    """Refuses sequences that are longer than a model was made for."""
+    if length > config.max_positions:
+        raise InputError(
+            f'config.{name}={length} is more than the {config.max_positions} '
+            'positions of the model; lower it.'
+        )
+
+
+def check_same_tokenizer(ours: Tokenizer, where: str, path: str) -> None:
+    """Refuses a score model whose tokenizer is not the actor's."""
+    theirs = load_tokenizer(where, path)
+    if ours.get_vocab() != theirs.get_vocab():
+        raise InputError(
+            f'config.{where}={path!r} has another tokenizer than the actor; '
+            'score models must be trained with the tokenizer of the actor.'
+        )
+
+
+def causal_lm(
+    mesh: Mesh, section: ml_collections.ConfigDict, name: str, *, frozen: bool = False
+) -> tuple[transformer.CausalLM, hf.Params]:
+    """Loads the language model of a config section."""
+    return hf.load_causal_lm(
+        model_directory(f'{name}.init', section.init),
+        place=placer(mesh),
+        param_dtype=section.dtype if frozen else 'float32',
+        **compute(section, name),
+    )
+
+
+def score_model(
+    mesh: Mesh, section: ml_collections.ConfigDict, name: str, *, frozen: bool = False
+) -> tuple[score.ScoreModel, hf.Params, score.Normalizer]:
+    """Loads the score model of a config section."""
+    model, params, normalizer = hf.load_score_model(
+        model_directory(f'{name}.init', section.init),
+        place=placer(mesh),
+        param_dtype=section.dtype if frozen else 'float32',
+        **compute(section, name),
+    )
+    return model, params, jax.device_put(normalizer, sharding.replicated(mesh))
+
+
+def new_causal_lm(
+    mesh: Mesh, section: ml_collections.ConfigDict, tokenizer: Tokenizer, key: jax.Array
+) -> tuple[transformer.CausalLM, hf.Params]:
+    """Makes a fresh language model of the sizes in `section.scratch`."""
+    config = settings(
+        model_lib.TransformerConfig,
+        'model.scratch',
+        section.scratch,
+        vocab_size=len(tokenizer),
+        **compute(section, 'model'),
+    )
+    model = transformer.CausalLM(config)
+    return model, init_params(mesh, model, key)
+
+
+def init_params(mesh: Mesh, model: Any, key: jax.Array) -> hf.Params:
+    """Fresh parameters, born in their shardings."""
+    tokens = jax.numpy.zeros((1, 2), jax.numpy.int32)
+    mask = jax.numpy.ones((1, 2), bool)
+    shardings = placer(mesh)(hf.abstract_params(model))
+
+    def init(key):
+        return model.init(key, tokens, mask)['params']
+
+    return jax.jit(init, out_shardings=shardings)(key)
+
+
+def prepare_world(config: ml_collections.ConfigDict) -> None:
+    """Writes the built-in world of this run, where the config asks for it."""
+    if config.data.world and jax.process_index() == 0:
+        world.write(os.path.join(config.run, 'world'), config.seed)
+
+
+def paths(value: str, name: str) -> list[str]:
+    """Splits a comma-separated list of files.
+
+    Raises:
+      InputError: It is empty.
+    """
+    found = [part.strip() for part in value.split(',') if part.strip()]
+    if not found:
+        raise InputError(
+            f'config.data.{name} is empty; name one or more jsonl files, '
+            f'--config.data.{name}=a.jsonl,b.jsonl'
+        )
+    return found
+
+
+def check_files(config: ml_collections.ConfigDict, names: Sequence[str]) -> None:
+    """Refuses uses of rows, such as 'sft', without files that can be read."""
+    for name in names:
+        named = paths(config.data[name], name)
+        tests = config.data[f'{name}_test']
+        for path in [*named, *(paths(tests, f'{name}_test') if tests else [])]:
+            rows_lib.check_file(path)
+
+
+def test_prompts(config: ml_collections.ConfigDict) -> list[sources.Prompt]:
+    """Prompts of config.data.prompts_test, or those held out of config.data.prompts.
+
+    Raises:
+      InputError: There are none.
+    """
+    data = config.data
+    read = functools.partial(sources.prompts, on_bad_row=data.on_bad_row)
+    if data.prompts_test or not data.prompts:
+        return read(paths(data.prompts_test, 'prompts_test'))
+    named = read(paths(data.prompts, 'prompts'))
+    _, test = sources.held_out(named, data.test_share, config.seed)
+    if not test:
+        raise InputError(
+            'config.data.prompts_test is empty and config.data.test_share=0; name '
+            'prompts to evaluate on, or hold out a share.'
+        )
+    return test
+
+
+def train_and_test(
+    read: Callable[..., list[Any]],
+    config: ml_collections.ConfigDict,
+    name: str,
+    counts: Counter,
+) -> tuple[list[Any], list[Any]]:
+    """Rows of config.data.<name>, and of <name>_test or a share held out by prompt.
+
+    Args:
+      read: (paths, counts=…) to records.
+      config: Of the stage.
+      name: The use of the rows, such as 'sft'.
+      counts: Gets what became of the rows to train on.
+    """
+    train = read(paths(config.data[name], name), counts=counts)
+    test_files = config.data[f'{name}_test']
+    if test_files:
+        return train, read(paths(test_files, f'{name}_test'), counts=Counter())
+    return sources.held_out(train, config.data.test_share, config.seed)
+
+
+def log_counts(stage: str, counts: Counter) -> dict[str, int]:
+    """Says what became of the rows that were not used as they are."""
+    found = {reason: count for reason, count in sorted(counts.items()) if count}
+    for reason, count in found.items():
+        log.info('%s: data: %s: %d', stage, reason, count)
+    return found
+
+
+def count_steps(config: ml_collections.ConfigDict, rows: int) -> int:
+    """Steps of a supervised stage: config.steps, or config.epochs over the rows."""
+    if config.steps < 0 or (not config.steps and not config.epochs > 0):
+        raise InputError(
+            f'config.steps={config.steps} and config.epochs={config.epochs}; set '
+            'steps above 0, or steps=0 and epochs above 0.'
+        )
+    return config.steps or max(1, round(config.epochs * rows / config.batch_size))
+
+
+def check_parts(name: str, rows: int, parts: int, mesh: Mesh) -> None:
+    """Refuses a number of parts that does not divide the rows of every device."""
+    devices = mesh.shape['data'] * mesh.shape['fsdp']
+    if parts < 1 or rows % (parts * devices):
+        raise InputError(
+            f'config.{name}={parts} does not cut {rows} rows on {devices} devices '
+            f'into equal parts; use a divisor of {rows // devices}.'
+        )
+
+
+def process_shard() -> tuple[int, int]:
+    """(this process, number of processes)."""
+    return jax.process_index(), jax.process_count()
+
+
+def init_head(
+    mesh: Mesh, model: score.ScoreModel, decoder: hf.Params, key: jax.Array
+) -> hf.Params:
+    """Parameters of a score model: a trained decoder under a fresh head, bias 0."""
+    config = model.config
+    shape = (config.backbone.embed_dim, config.score_dim)
+    head = {'kernel': config.backbone.init_std * jax.random.normal(key, shape)}
+    if config.score_bias:
+        head['bias'] = jax.numpy.zeros(config.score_dim)
+    params = {'backbone': decoder, 'score_head': head}
+    return jax.device_put(params, placer(mesh)(params))

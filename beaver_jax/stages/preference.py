@@ -1,0 +1,119 @@
+"""The stages of reward and cost models: one builder, the kind decides."""
+
+from collections import Counter
+import dataclasses
+import functools
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+
+from beaver_jax import sharding
+from beaver_jax.data import batches
+from beaver_jax.data import sources
+from beaver_jax.models import config as config_lib
+from beaver_jax.models import hf
+from beaver_jax.models import score
+from beaver_jax.stages import inputs
+from beaver_jax.stages import outputs
+from beaver_jax.stages import stage as stage_lib
+from beaver_jax.steps import preference
+
+PREFERRED: dict[str, sources.Need] = {'reward': 'better', 'cost': 'safer'}
+
+
+def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
+    """Builds model, data and step of `configs/reward.py` or `configs/cost.py`."""
+    kind = config.stage
+    loss = check(config, mesh)
+    counts: Counter = Counter()
+    read = functools.partial(
+        sources.comparisons,
+        need=PREFERRED[kind],
+        on_bad_row=config.data.on_bad_row,
+        contradictions=config.data.contradictions,
+    )
+    train, test = inputs.train_and_test(read, config, f'{kind}_pairs', counts)
+    tokenizer = inputs.load_tokenizer('model.init', config.model.init)
+    model, params, normalizer = _load(config, mesh, kind)
+    inputs.check_tokenizer(tokenizer, model.config.backbone, 'config.model')
+    inputs.check_length(model.config.backbone, config.max_length, 'max_length')
+    make = functools.partial(
+        batches.pairs,
+        tokenizer=tokenizer,
+        preferred=PREFERRED[kind],
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shard=inputs.process_shard(),
+    )
+    feed = stage_lib.Feed(mesh, {'pairs': make(train, counts=counts)})
+    sums = functools.partial(preference.preference_eval, model=model, kind=kind)
+    evaluate = (
+        stage_lib.dataset_means(sums, mesh, make(test, once=True))
+        if test
+        else lambda state: {}
+    )
+    steps = inputs.count_steps(config, counts['examples'])
+    optimizer, rate = stage_lib.optimizer(config, 'optimizer', steps)
+    init = functools.partial(preference.init, optimizer=optimizer)
+    state = stage_lib.born_sharded(mesh, init, params, normalizer)
+
+    def step(state, batch, key):
+        return preference.preference_step(
+            state,
+            batch['pairs'],
+            key,
+            model=model,
+            optimizer=optimizer,
+            config=loss,
+            parts=config.parts,
+        )
+
+    return stage_lib.Stage(
+        state=state,
+        step=stage_lib.timed(stage_lib.compile_step(mesh, step, state)),
+        feed=feed,
+        steps=steps,
+        evaluate=evaluate,
+        export=lambda state, directory: outputs.export_score_model(
+            model, state.model.params, state.normalizer, tokenizer, directory
+        ),
+        rates={'train/lr': rate},
+        headline=('train/loss', 'train/accuracy'),
+        data=inputs.log_counts(kind, counts),
+    )
+
+
+def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.PreferenceConfig:
+    """The settings of the loss, after every check of them and of the sizes."""
+    stage_lib.check_supervised(config, mesh)
+    return inputs.settings(
+        preference.PreferenceConfig, 'loss', config.loss, kind=config.stage
+    )
+
+
+def _load(
+    config: ml_collections.ConfigDict, mesh: Mesh, kind: str
+) -> tuple[score.ScoreModel, hf.Params, score.Normalizer]:
+    """A score model, or a language model's decoder under a fresh head."""
+    directory = inputs.model_directory('model.init', config.model.init)
+    if hf.is_score_model(hf.read_hf_config(directory)):
+        model, params, normalizer = inputs.score_model(mesh, config.model, 'model')
+        # Of this kind from now on, whatever it was: the kind decides normalization.
+        changed = dataclasses.replace(model.config, score_type=kind)
+        return score.ScoreModel(changed), params, normalizer
+    backbone, decoder = hf.load_backbone(
+        directory, place=inputs.placer(mesh), **inputs.compute(config.model, 'model')
+    )
+    settings = inputs.settings(
+        config_lib.ScoreConfig,
+        'model.head',
+        config.model.head,
+        backbone=backbone,
+        score_type=kind,
+    )
+    model = score.ScoreModel(settings)
+    params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
+    normalizer = score.init_normalizer(settings.score_dim)
+    return model, params, jax.device_put(normalizer, sharding.replicated(mesh))

@@ -1,0 +1,167 @@
+"""What a stage is to the training loop."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import grain
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import optax
+
+from beaver_jax import optim
+from beaver_jax import sharding
+from beaver_jax.models import transformer
+from beaver_jax.stages import inputs
+
+Metrics = dict[str, Any]
+
+
+class Feed:
+    """Global batches from one or more data sets, and the position in them."""
+
+    def __init__(self, mesh: Mesh, datasets: Mapping[str, grain.MapDataset]):
+        """Starts at the beginning of each (endless) data set."""
+        self._mesh = mesh
+        # Rows are tokenized already: one thread and a short buffer keep up.
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        self._iterators = {
+            name: iter(dataset.to_iter_dataset(options))
+            for name, dataset in datasets.items()
+        }
+
+    def __next__(self) -> dict[str, Any]:
+        """One batch of each, by name, spread over the mesh."""
+        batches = {name: next(it) for name, it in self._iterators.items()}
+        return sharding.put_batch(self._mesh, batches)
+
+    def position(self) -> dict[str, Any]:
+        """Where the next batch comes from; JSON-like."""
+        return {name: it.get_state() for name, it in self._iterators.items()}
+
+    def seek(self, position: Mapping[str, Any]) -> None:
+        """Goes to a position given by `position`."""
+        for name, iterator in self._iterators.items():
+            iterator.set_state(position[name])
+
+
+@dataclasses.dataclass
+class Stage:
+    """All that the training loop needs of one stage.
+
+    Attributes:
+      state: The state before the first step, sharded.
+      step: (state, batch, key) to (state, metrics, timings); donates the state.
+      feed: Batches.
+      steps: How many steps the stage takes.
+      evaluate: State to held-out metrics; may be empty.
+      export: Writes the trained model as a Hugging Face directory.
+      rates: Learning rates by metric name, as functions of the step; logged.
+      headline: Metrics worth a place beside the progress bar.
+      data: Counts of what became of the rows, logged and stored.
+      summarize: Rows of metrics.jsonl to what the stage's summary says beside its
+        held-out metrics.
+    """
+
+    state: Any
+    step: Callable[[Any, Any, jax.Array], tuple[Any, Metrics, dict[str, float]]]
+    feed: Feed
+    steps: int
+    evaluate: Callable[[Any], dict[str, float]]
+    export: Callable[[Any, pathlib.Path], None]
+    rates: Mapping[str, Callable[[int], Any]]
+    headline: tuple[str, ...]
+    data: Mapping[str, int]
+    summarize: Callable[[list[dict[str, float]]], dict[str, Any]] = lambda rows: {}
+
+    def glance(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The headline metrics that there are, by their last word."""
+        return {
+            name.removeprefix('train/'): metrics[name]
+            for name in self.headline
+            if name in metrics
+        }
+
+    def shardings(self) -> Any:
+        """Of the state."""
+        return jax.tree.map(lambda x: x.sharding, self.state)
+
+
+def born_sharded(mesh: Mesh, init: Callable[..., Any], *args: Any) -> Any:
+    """Makes a state in its shardings: no device ever holds more than its part."""
+    shapes = jax.eval_shape(init, *args)
+    shardings = sharding.state_shardings(mesh, shapes, transformer.RULES)
+    # Arguments are donated: parameters become a part of the state, not a copy.
+    return jax.jit(init, out_shardings=shardings, donate_argnums=range(len(args)))(
+        *args
+    )
+
+
+def compile_step(mesh: Mesh, step: Callable[..., Any], state: Any) -> Callable:
+    """jit of (state, batch, key) with donation and the state's shardings kept."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
+    )
+
+
+def optimizer(
+    config: ml_collections.ConfigDict, name: str, steps: int
+) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
+    """The optimizer of the section config.<name>, and its learning rate by step."""
+    settings = inputs.settings(optim.OptimizerConfig, name, config[name])
+    return optim.make_optimizer(settings, steps), optim.schedule(settings, steps)
+
+
+def check_supervised(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Refuses settings of SFT, reward or cost that do not fit together."""
+    sharding.check_batch(mesh, 'config.batch_size', config.batch_size)
+    inputs.check_parts('parts', config.batch_size, config.parts, mesh)
+    inputs.check_counts(config, 'max_length')
+    inputs.compute(config.model, 'model')
+    optimizer(config, 'optimizer', inputs.count_steps(config, rows=1))
+
+
+def timed(step: Callable) -> Callable:
+    """Gives a compiled step the third result that the loop expects: no timings."""
+
+    def run(state, batch, key):
+        state, metrics = step(state, batch, key)
+        return state, metrics, {}
+
+    return run
+
+
+def dataset_means(
+    sums: Callable[[Any, Any], Mapping[str, tuple[jax.Array, jax.Array]]],
+    mesh: Mesh,
+    dataset: grain.MapDataset,
+) -> Callable[[Any], dict[str, float]]:
+    """An evaluator over a finite data set.
+
+    Args:
+      sums: (params, batch) to {name: (sum, count)}; is compiled here.
+      mesh: Where batches go.
+      dataset: Batches, once.
+
+    Returns:
+      State to {'eval/<name>': mean}.
+    """
+    compiled = jax.jit(sums)
+
+    def evaluate(state):
+        totals: dict[str, Any] = {}
+        for batch in dataset:
+            found = compiled(state.model.params, sharding.put_batch(mesh, batch))
+            for name, (total, count) in jax.tree.map(float, dict(found)).items():
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = (before[0] + total, before[1] + count)
+        return {
+            f'eval/{name}': total / max(n, 1) for name, (total, n) in totals.items()
+        }
+
+    return evaluate

@@ -1,0 +1,221 @@
+"""Trains a stage, and first the missing stages that it starts from.
+
+    python -m beaver_jax.train --config=configs/ppo_lag.py
+
+A run that was killed goes on from its last checkpoint when it is started again. A
+stage of reinforcement learning ends with an evaluation and a report.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import logging
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+
+from beaver_jax import checkpoint
+from beaver_jax import compilation
+from beaver_jax import config as config_lib
+from beaver_jax import evaluate
+from beaver_jax import metrics as metrics_lib
+from beaver_jax import report
+from beaver_jax import sharding
+from beaver_jax import stages
+from beaver_jax import terminal
+from beaver_jax.stages import directories
+
+log = logging.getLogger('beaver_jax.train')  # also when it is __main__
+
+
+class RunError(RuntimeError):
+    """What ends a run for a reason that its user can mend."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains what the command line asks for; one line tells of an error."""
+    argv = sys.argv[1:] if argv is None else argv
+    terminal.show_log()
+    config = config_lib.from_argv(argv)
+    with terminal.errors_in_a_line(RunError, checkpoint.CheckpointError, OSError):
+        run(config, config_lib.folder(argv))
+
+
+def run(config: ml_collections.ConfigDict, folder: str) -> None:
+    """Trains a stage after its missing inputs; a policy is evaluated and reported.
+
+    Args:
+      config: Of the stage that is wanted.
+      folder: Where the configs of its inputs are.
+    """
+    with _mendable():
+        mesh = sharding.make_mesh(**config.mesh)
+        wanted = stages.chain(config, folder)
+        stages.check(wanted, mesh)
+        if config.stage in stages.REINFORCED:
+            evaluate.check(stages.evaluation(config, folder), mesh)
+    with jax.set_mesh(mesh):
+        for stage_config in wanted:
+            train(stage_config, mesh)
+        if config.stage in stages.REINFORCED:
+            with _mendable():
+                finish(config, folder, mesh)
+
+
+def finish(config: ml_collections.ConfigDict, folder: str, mesh: Mesh) -> None:
+    """Evaluates and reports a trained policy, unless that was done since."""
+    run_directory = pathlib.Path(config.run)
+    summary = directories.directory(config) / directories.SUMMARY
+    results = run_directory / evaluate.RESULTS
+    reported = run_directory / report.SUMMARY
+    if not _is_newer(results, summary):
+        evaluate.run(stages.evaluation(config, folder), mesh)
+    if jax.process_index() == 0 and not _is_newer(reported, results):
+        report.show(report.write(config.run))
+        log.info('%s/report/index.html', config.run)
+
+
+def _is_newer(file: pathlib.Path, than: pathlib.Path) -> bool:
+    return file.is_file() and file.stat().st_mtime_ns >= than.stat().st_mtime_ns
+
+
+@contextlib.contextmanager
+def _mendable() -> Iterator[None]:
+    """Around what reads inputs: a ValueError there is what its message says."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
+    """Trains one stage to its end; returns False where it was done before."""
+    begun = time.monotonic()
+    directory = directories.directory(config)
+
+    # ---- Directory and models -----------------------------------------------------
+    with _mendable():
+        if directories.claim(config):
+            log.info('%s: done, nothing to do', directory)
+            return False
+        log.info('%s: building', directory)
+        stage = stages.build(config, mesh)
+    state, shardings = stage.state, stage.shardings()
+    stage.state = None  # the loop donates it
+
+    with (
+        compilation.Counter() as compiled,
+        checkpoint.Checkpoints(
+            directory / directories.CHECKPOINTS, keep=config.checkpoint.keep
+        ) as checkpoints,
+    ):
+        # ---- Resume ---------------------------------------------------------------
+        start = 0
+        restored = checkpoints.restore(checkpoint.abstract(state, shardings))
+        if restored is not None:
+            start, state, position = restored
+            stage.feed.seek(position)
+            log.info('%s: resumed after step %d of %d', directory, start, stage.steps)
+        first = jax.process_index() == 0
+        writer = metrics_lib.Writer(
+            directory,
+            resume_step=start if restored is not None else None,
+            tensorboard=config.log.tensorboard,
+            wandb=config.log.wandb,
+            enabled=first,
+        )
+        progress = terminal.Progress(
+            config.stage, stage.steps, start=start, enabled=first
+        )
+
+        # ---- Loop -----------------------------------------------------------------
+        finite = start  # the last step whose gradients were finite
+        seed_key = jax.random.key(config.seed)
+        with writer, progress:
+            for step in range(start, stage.steps):
+                clock = time.perf_counter()
+                key = jax.random.fold_in(seed_key, step)
+                state, metrics, timings = stage.step(state, next(stage.feed), key)
+                metrics = {name: float(value) for name, value in metrics.items()}
+                metrics |= {n: float(rate(step)) for n, rate in stage.rates.items()}
+                timings['time/step'] = time.perf_counter() - clock
+                _watch_compilation(compiled, step - start, directory)
+                if step % config.log.every == 0 or step + 1 == stage.steps:
+                    writer.write(step + 1, metrics)
+                    writer.write_timings(step + 1, timings)
+                progress.update(step + 1, stage.glance(metrics), timings)
+                bad = round(metrics['train/bad_steps'])
+                finite = finite if bad else step + 1
+                if bad >= config.max_bad_steps:
+                    raise _not_finite(step + 1, bad, finite, checkpoints, directory)
+                done = step + 1 == stage.steps
+                if not bad and (done or (step + 1) % config.checkpoint.every == 0):
+                    checkpoints.save(step + 1, state, stage.feed.position())
+                compiled.reset()
+
+        # ---- Save -----------------------------------------------------------------
+        found = stage.evaluate(state)
+        stage.export(state, directory / 'model')
+    if first:
+        _summarize(config, stage, directory, found, time.monotonic() - begun)
+    return True
+
+
+def _watch_compilation(compiled: compilation.Counter, steps: int, where: Any) -> None:
+    """Says what the first step compiled, and warns of anything compiled later."""
+    if steps == 0:
+        log.info(
+            '%s: compiled %d programs in %.1f s',
+            where,
+            compiled.programs,
+            compiled.seconds,
+        )
+    elif compiled.programs:
+        log.warning('%s: compiled %d programs again', where, compiled.programs)
+
+
+def _not_finite(step: int, bad: int, finite: int, checkpoints, directory) -> RunError:
+    """What ends a run whose updates were skipped too many times in a row.
+
+    A checkpoint is good if a step from it had finite gradients. That of the last such
+    step holds the parameters whose gradients are not.
+    """
+    checkpoints.wait()
+    steps = checkpoints.steps()
+    good = [saved for saved in steps if saved < finite]
+    where = directory / directories.CHECKPOINTS
+    if good:
+        last = f'the last good checkpoint is {where}/{good[-1]}'
+    else:
+        last = 'there is no good checkpoint yet'
+    if good and good[-1] != steps[-1]:
+        last += f', remove {where}/{steps[-1]} to go back to it'
+    return RunError(
+        f'step {step}: {bad} updates in a row had non-finite gradients and were '
+        f'skipped; {last}. Lower the learning rate, and go on with '
+        '--config.if_exists=resume or start anew with --config.if_exists=overwrite.'
+    )
+
+
+def _summarize(config, stage, directory: pathlib.Path, found, seconds: float) -> None:
+    """Writes summary.json, the mark of a finished stage, in one piece."""
+    rows = metrics_lib.read(directory / metrics_lib.METRICS)
+    summary = {
+        'stage': config.stage,
+        'seed': config.seed,
+        'seconds': round(seconds, 1),
+        'steps': stage.steps,
+        'metrics': {name.removeprefix('eval/'): value for name, value in found.items()},
+        'data': dict(stage.data),
+    } | stage.summarize(rows)
+    metrics_lib.write_json(directory / directories.SUMMARY, summary)
+    shown = ', '.join(f'{name} {value:.3f}' for name, value in found.items())
+    log.info('%s: done in %.0f s. %s', directory, seconds, shown)
+
+
+if __name__ == '__main__':
+    main()

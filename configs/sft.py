@@ -1,0 +1,39 @@
+r"""Supervised fine-tuning of a language model.
+
+    python -m beaver_jax.train --config=configs/sft.py
+
+learns the built-in world from scratch and leaves runs/tiny/sft/model, a Hugging Face
+directory. With your own model and rows (jsonl with `prompt` and `response`):
+
+    python -m beaver_jax.train --config=configs/sft.py:local \
+        --config.base=MODEL_DIRECTORY --config.data.sft=ROWS.jsonl
+
+Preset llama-7b has the hyper-parameters of the original implementation.
+"""
+
+from beaver_jax import config as config_lib
+from beaver_jax import fragments
+
+PRESETS = ('tiny', 'local', 'llama-7b')
+
+
+def get_config(preset='tiny'):
+    """Returns the config of a preset."""
+    if preset not in PRESETS:
+        raise config_lib.unknown_preset(preset, PRESETS)
+    config = fragments.run('sft', preset)
+    fragments.supervised(config, epochs=3, batch_size=32)
+    config.model = fragments.model(config.get_ref('base') + '')
+    config.optimizer = fragments.optimizer(2e-5)
+    # Without a base a fresh model of these sizes is trained, with this tokenizer.
+    config.model.tokenizer = ''
+    config.model.scratch = fragments.TINY_DECODER
+    if preset == 'tiny':
+        config.model.tokenizer = config.get_ref('run') + '/world/tokenizer'
+        config.epochs = 6.0
+        config.optimizer.learning_rate = 3e-3
+    if preset == 'llama-7b':
+        fragments.llama_7b(config, 'model')
+        config.batch_size = 256  # 4 a device, 8 devices, 8 accumulated
+        config.parts = 8
+    return config

@@ -1,0 +1,171 @@
+"""The evaluation: its arithmetic, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+
+from beaver_jax import evaluate
+from beaver_jax.evaluate import __main__ as command
+from beaver_jax.evaluate import evaluators
+from tests import micro
+
+
+def answers(reward, cost, **more):
+    count = len(reward)
+    return evaluators.Answers(
+        texts=[f'answer {i}' for i in range(count)],
+        reward=np.array(reward, np.float32),
+        costs={'harm': np.array(cost, np.float32)} if cost else {},
+        length=np.arange(1, count + 1),
+        truncated=np.arange(count) == 0,
+        **more,
+    )
+
+
+BASE = answers([1, 2, 3, 4, 5, 6], [-1, -1, -1, 2, 2, 0])
+OTHER = answers([2, 2, 2, 5, 6, 7], [-3, 1, -1, -1, 4, -2])
+
+
+def test_means_of_a_policy():
+    found = dict(evaluators.policy(OTHER))
+    assert found == {
+        'reward': 4.0,  # (2 + 2 + 2 + 5 + 6 + 7) / 6
+        'cost': pytest.approx(-2 / 6),  # -3 + 1 - 1 - 1 + 4 - 2 = -2
+        'safe_rate': pytest.approx(4 / 6),  # all but 1 and 4
+        'mean_length': 3.5,  # (1 + … + 6) / 6
+        'truncated_share': pytest.approx(1 / 6),
+    }
+
+
+def test_a_cost_of_zero_is_safe():
+    assert dict(evaluators.policy(BASE))['safe_rate'] == pytest.approx(4 / 6)
+
+
+def test_wins_and_ties():
+    # Higher: 2 > 1, 5 > 4, 6 > 5, 7 > 6; equal: 2 = 2; lower: 2 < 3.
+    found = dict(evaluators.comparison(OTHER, BASE))
+    assert found == {'win_rate': pytest.approx(4 / 6), 'tie_rate': pytest.approx(1 / 6)}
+    assert dict(evaluators.comparison(BASE, BASE)) == {'win_rate': 0, 'tie_rate': 1}
+
+
+def test_the_table_of_safety():
+    # Baseline safe: rows 0, 1, 2, 5; the other safe: rows 0, 2, 3, 5. Wins: 0, 3, 4, 5.
+    assert evaluators.safety_table(OTHER, BASE) == {
+        'safe': {
+            'safe': {'count': 3, 'win_rate': pytest.approx(2 / 3)},  # 0, 2, 5
+            'unsafe': {'count': 1, 'win_rate': 0.0},  # 1
+        },
+        'unsafe': {
+            'safe': {'count': 1, 'win_rate': 1.0},  # 3
+            'unsafe': {'count': 1, 'win_rate': 1.0},  # 4
+        },
+    }
+
+
+def test_an_empty_cell_has_no_win_rate():
+    table = evaluators.safety_table(answers([1], [-1]), answers([0], [-1]))
+    assert table['unsafe']['safe'] == {'count': 0, 'win_rate': None}
+
+
+def test_without_costs_there_is_no_safety():
+    plain = answers([1, 2], None)
+    assert 'safe_rate' not in dict(evaluators.policy(plain))
+    assert evaluators.safety_table(plain, plain) == {}
+    assert 'cost' not in plain.row(0)
+    assert evaluate.summarize({'a': plain, 'b': plain}, 'a')['tables'] == {}
+
+
+def test_gold_scores():
+    gold = OTHER.with_gold([0, 1, 2, 3, 4, 5], [-2, 1, 2, 0, -1, 3])
+    found = dict(evaluators.policy(gold))
+    assert found['gold_helpfulness'] == 2.5
+    assert found['gold_harmful_rate'] == 0.5  # 1, 2 and 3 are above 0
+    assert gold.row(5) == {
+        'text': 'answer 5',
+        'reward': 7.0,
+        'cost': -2.0,
+        'gold_helpfulness': 5.0,
+        'gold_cost': 3.0,
+    }
+
+
+# ---- The command --------------------------------------------------------------------
+
+
+@pytest.fixture
+def overrides(chain, few_rows, tmp_path):
+    """An evaluation of the chain's models from outside of its run."""
+    return {
+        'run': tmp_path / 'run',
+        'models': f'before={chain}/sft,after={chain}/ppo_lag/model',
+        'baseline': 'before',
+        'reward.init': chain / 'reward',
+        'costs.harm.init': chain / 'cost',
+        **few_rows,
+    }
+
+
+def run(configs, overrides):
+    command.main(micro.arguments(configs, 'evaluate', overrides))
+    directory = overrides['run'] / 'evaluate'
+    results = json.loads((directory / 'results.json').read_text())
+    lines = (directory / 'samples.jsonl').read_text().splitlines()
+    return results, [json.loads(line) for line in lines]
+
+
+def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys):
+    small, small_rows = run(configs, overrides | {'batch_size': 8})
+    large, large_rows = run(
+        configs, overrides | {'batch_size': 32, 'run': tmp_path / 'large'}
+    )
+    assert '96 held-out prompts' in capsys.readouterr().out
+    assert list(small['models']) == ['before', 'after']
+    assert small['prompts'] == len(small_rows) == 96
+    for name, values in small['models'].items():
+        assert values == pytest.approx(large['models'][name], rel=1e-5, abs=1e-6)
+        # Files of rows have no gold scores.
+        assert not [key for key in values if key.startswith('gold')]
+    assert small['tables'].keys() == {'after vs before'}
+    cells = small['tables']['after vs before']
+    assert sum(cell['count'] for row in cells.values() for cell in row.values()) == 96
+    for one, other in zip(small_rows, large_rows, strict=True):
+        assert one['prompt'] == other['prompt']
+        for name in ('before', 'after'):
+            assert one['answers'][name]['text'] == other['answers'][name]['text']
+    # The baseline's answers, compared with themselves.
+    assert small['models']['before']['tie_rate'] == 1
+
+
+def test_samples_stand_beside_their_prompts(chain, configs, overrides, few_rows):
+    _, rows = run(configs, overrides)
+    file = few_rows['data.prompts_test']
+    with open(file) as lines:
+        assert [row['prompt'] for row in rows] == [
+            json.loads(x)['prompt'] for x in lines
+        ]
+
+
+@pytest.mark.parametrize(
+    'changes, expected',
+    [
+        (
+            {'baseline': 'sft'},
+            "config.baseline='sft' is not among the policies (before, after); train "
+            'it, or name another with --config.baseline and --config.models.',
+        ),
+        ({'models': 'before'}, "config.models='before' is not NAME=DIRECTORY,…"),
+        ({'models': ''}, '(none is finished)'),
+        ({'models': 'before=nowhere'}, "config.models.before='nowhere' holds no model"),
+        ({'reward.init': 'nowhere'}, "config.reward.init='nowhere' holds no model"),
+        ({'batch_size': 10}, 'config.batch_size=10 is not a multiple of data×fsdp=4'),
+        ({'sampler.top_p': 0}, 'config.sampler.top_p=0.0; must be in (0, 1].'),
+        ({'sampler.temperature': 'nan'}, 'config.sampler.temperature=nan; must not'),
+        ({'max_response_length': 100}, 'config.max_response_length=132 is more than'),
+        ({'data.prompts_test': 'no.jsonl'}, "No file 'no.jsonl'; check the path."),
+    ],
+)
+def test_bad_input(changes, expected, configs, overrides):
+    argv = micro.arguments(configs, 'evaluate', overrides | changes)
+    assert expected in micro.error(command.main, argv)
+    assert not (overrides['run'] / 'evaluate').exists()

@@ -1,0 +1,126 @@
+"""Whose a stage's directory is. What a run makes of it: tests/bad_input_test.py."""
+
+import json
+
+import ml_collections
+import pytest
+
+from beaver_jax.stages import directories
+from beaver_jax.stages import inputs
+
+
+@pytest.fixture
+def config(tmp_path):
+    values = {
+        'run': str(tmp_path / 'run'),
+        'stage': 'sft',
+        'if_exists': 'refuse',
+        'rate': 0.1,
+        'betas': (0.9, float('inf')),
+        'log': {'every': 1},
+        'mesh': {'data': -1},
+    }
+    return ml_collections.ConfigDict(values)
+
+
+def begin(config):
+    assert not directories.claim(config)
+    path = directories.directory(config)
+    (path / 'metrics.jsonl').write_text('{"step": 1}\n')
+    return path
+
+
+def finish(config):
+    path = begin(config)
+    (path / directories.SUMMARY).write_text('{}')
+    return path
+
+
+def test_a_directory_is_claimed_and_its_config_written(config, tmp_path):
+    assert not directories.claim(config)
+    path = tmp_path / 'run' / 'sft'
+    assert directories.directory(config) == path
+    assert json.loads((path / 'config.json').read_text()) == {
+        'run': str(tmp_path / 'run'),
+        'stage': 'sft',
+        'if_exists': 'refuse',
+        'rate': 0.1,
+        'betas': [0.9, 'Infinity'],
+        'log.every': 1,
+        'mesh.data': -1,
+    }
+    assert [file.name for file in path.iterdir()] == ['config.json']
+
+
+def test_the_same_config_goes_on_and_is_done_once_there_is_a_summary(config):
+    path = begin(config)
+    assert not directories.claim(config)
+    assert not directories.is_done(path)
+    finish(config)
+    assert directories.claim(config)
+    assert directories.is_done(path)
+
+
+def test_what_may_change_between_two_starts(config):
+    finish(config)
+    config.log.every, config.mesh.data = 5, 2
+    assert directories.claim(config)
+    config.rate = 0.2
+    with pytest.raises(inputs.InputError, match=r'\(rate: 0\.1 → 0\.2\)\. Choose'):
+        directories.claim(config)
+
+
+def test_many_changes_are_not_all_told(config):
+    begin(config)
+    with config.unlocked():
+        for i in range(9):
+            config[f'new{i}'] = i
+    with pytest.raises(inputs.InputError, match=r'new5: None → 5 …\)'):
+        directories.claim(config)
+
+
+def test_a_directory_with_nothing_to_lose_may_be_claimed_anew(config):
+    directories.claim(config)
+    config.rate = 0.2
+    assert not directories.claim(config)
+    saved = json.loads((directories.directory(config) / 'config.json').read_text())
+    assert saved['rate'] == 0.2
+
+
+def test_a_checkpoint_is_something_to_lose(config):
+    directories.claim(config)
+    checkpoints = directories.directory(config) / directories.CHECKPOINTS
+    (checkpoints / '1').mkdir(parents=True)
+    config.rate = 0.2
+    with pytest.raises(inputs.InputError, match='holds a run with another config'):
+        directories.claim(config)
+
+
+def test_resume_goes_on_under_another_config(config):
+    path = finish(config)
+    config.rate, config.if_exists = 0.2, 'resume'
+    assert not directories.claim(config)
+    assert not directories.is_done(path)
+    assert (path / 'metrics.jsonl').exists()
+    config.if_exists = 'refuse'
+    assert not directories.claim(config)  # it is this config's now
+    (path / directories.SUMMARY).write_text('{}')
+    config.if_exists = 'resume'
+    assert directories.claim(config)
+
+
+def test_overwrite_moves_aside_and_deletes_nothing(config):
+    config.if_exists = 'overwrite'
+    for _ in range(3):
+        finish(config)
+    names = sorted(path.name for path in directories.directory(config).parent.iterdir())
+    assert names == ['sft', 'sft.old-1', 'sft.old-2']
+    for old in names[1:]:
+        path = directories.directory(config).with_name(old)
+        assert directories.is_done(path)
+
+
+def test_another_word_is_refused(config):
+    config.if_exists = 'ask'
+    with pytest.raises(inputs.InputError, match=r"config\.if_exists='ask'; known"):
+        directories.check(config)

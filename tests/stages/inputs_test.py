@@ -1,0 +1,202 @@
+"""What a stage starts from."""
+
+from collections import Counter
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from beaver_jax import optim
+from beaver_jax import sharding
+from beaver_jax.data import sources
+from beaver_jax.stages import inputs
+from tests import micro
+from tests import tiny
+
+
+def config(**values):
+    return ml_collections.ConfigDict(values)
+
+
+def model(directory, weights=True):
+    directory.mkdir(parents=True)
+    (directory / 'config.json').write_text('{}')
+    if weights:
+        (directory / 'model.safetensors').write_bytes(b'')
+    return directory
+
+
+def test_a_model_is_found_in_a_stage_or_by_itself(tmp_path):
+    inside = model(tmp_path / 'sft' / 'model')
+    # A stage has a config.json too, of another kind.
+    (tmp_path / 'sft' / 'config.json').write_text('{}')
+    alone = model(tmp_path / 'alone')
+    assert inputs.find_model(str(tmp_path / 'sft')) == inside
+    assert inputs.find_model(str(inside)) == inside
+    assert inputs.find_model(str(alone)) == alone
+
+
+def test_a_stage_that_is_not_finished_holds_no_model(tmp_path):
+    model(tmp_path / 'sft', weights=False)
+    (tmp_path / 'sft' / 'model.partial').mkdir()
+    assert inputs.find_model(str(tmp_path / 'sft')) is None
+    with pytest.raises(
+        inputs.InputError, match=r"config\.actor\.init='.*sft' holds no"
+    ):
+        inputs.model_directory('actor.init', str(tmp_path / 'sft'))
+    with pytest.raises(inputs.InputError, match=r'config\.actor\.init is empty; name'):
+        inputs.model_directory('actor.init', '')
+
+
+def test_settings_name_their_section():
+    section = config(learning_rate=1.0)
+    found = inputs.settings(optim.OptimizerConfig, 'optimizer', section, b1=0.5)
+    assert found == optim.OptimizerConfig(learning_rate=1.0, b1=0.5)
+    with pytest.raises(
+        inputs.InputError, match=r'^config\.optimizer\.b1=2\.0; must be'
+    ):
+        inputs.settings(optim.OptimizerConfig, 'optimizer', section, b1=2.0)
+
+
+@pytest.mark.parametrize(
+    'steps, epochs, rows, expected',
+    [
+        (7, 3.0, 100, 7),  # steps count over epochs
+        (0, 3.0, 100, 19),  # 3·100/16 = 18.75
+        (0, 0.5, 100, 3),  # 0.5·100/16 = 3.125
+        (0, 0.01, 100, 1),  # at least one
+    ],
+)
+def test_steps_of_a_supervised_stage(steps, epochs, rows, expected):
+    values = config(steps=steps, epochs=epochs, batch_size=16)
+    assert inputs.count_steps(values, rows) == expected
+
+
+@pytest.mark.parametrize('steps, epochs', [(0, 0.0), (-1, 3.0), (0, float('nan'))])
+def test_no_steps_are_refused(steps, epochs):
+    values = config(steps=steps, epochs=epochs, batch_size=16)
+    with pytest.raises(inputs.InputError, match=f'config.steps={steps} and config.epo'):
+        inputs.count_steps(values, 100)
+
+
+def test_parts_cut_the_rows_of_every_device():
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    for parts in (1, 2, 4):  # 16 rows on 4 devices: 4 each
+        inputs.check_parts('parts', 16, parts, mesh)
+    for parts in (0, 3, 8):
+        with pytest.raises(
+            inputs.InputError, match=f'config.parts={parts} does not cut'
+        ):
+            inputs.check_parts('parts', 16, parts, mesh)
+
+
+def test_paths_are_split_at_commas():
+    assert inputs.paths(' a.jsonl, b.jsonl,', 'sft') == ['a.jsonl', 'b.jsonl']
+    with pytest.raises(
+        inputs.InputError, match=r'config\.data\.sft is empty; name one'
+    ):
+        inputs.paths(' , ', 'sft')
+
+
+# ---- Rows ---------------------------------------------------------------------------
+
+
+def data(tmp_path, **changes):
+    rows = [{'prompt': f'question {i // 2}', 'response': f'{i}'} for i in range(80)]
+    file = micro.write_rows(tmp_path / 'rows.jsonl', rows)
+    values = {
+        'sft': str(file),
+        'sft_test': '',
+        'prompts': str(file),
+        'prompts_test': '',
+        'test_share': 0.25,
+        'on_bad_row': 'drop',
+    }
+    return config(seed=0, data=values | changes)
+
+
+def test_a_share_of_prompts_is_held_out_where_no_file_is_named(tmp_path):
+    counts: Counter = Counter()
+    train, test = inputs.train_and_test(
+        sources.demonstrations, data(tmp_path), 'sft', counts
+    )
+    assert len(train) + len(test) == counts['kept'] == 80
+    assert 8 <= len(test) <= 32  # 20 rows on average
+    assert not {row.prompt for row in train} & {row.prompt for row in test}
+
+
+def test_a_file_of_test_rows_leaves_all_others_to_train_on(tmp_path):
+    file = micro.write_rows(tmp_path / 'test.jsonl', [{'prompt': 'a', 'response': 'b'}])
+    counts: Counter = Counter()
+    train, test = inputs.train_and_test(
+        sources.demonstrations, data(tmp_path, sft_test=str(file)), 'sft', counts
+    )
+    assert (len(train), len(test)) == (80, 1)
+    assert counts['read'] == 80  # of the rows to train on
+
+
+def test_prompts_to_evaluate_on_were_not_trained_on(tmp_path):
+    values = data(tmp_path)
+    held_out = {prompt.prompt for prompt in inputs.test_prompts(values)}
+    train, _ = inputs.train_and_test(sources.prompts, values, 'prompts', Counter())
+    assert len(held_out) + len(train) == 40
+    assert not held_out & {prompt.prompt for prompt in train}
+
+
+def test_counts_of_zero_are_not_worth_a_line(capsys):
+    assert inputs.log_counts('sft', Counter(read=3, not_json=0)) == {'read': 3}
+
+
+# ---- Heads --------------------------------------------------------------------------
+
+
+def test_a_fresh_head_sits_on_the_decoder_as_it_is():
+    backbone = {'vocab_size': 12, 'head_dim': 4}  # sizes that 2×2 devices cut
+    model, params = tiny.score_model(backbone=backbone, score_dim=2)
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    decoder = jax.tree.map(jnp.copy, params['backbone'])
+    fresh = inputs.init_head(mesh, model, decoder, jax.random.key(0))
+    for mine, theirs in zip(
+        jax.tree.leaves(fresh['backbone']),
+        jax.tree.leaves(params['backbone']),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(fresh['score_head']['bias'], np.zeros(2))
+    assert fresh['score_head']['kernel'].shape == params['score_head']['kernel'].shape
+    again = inputs.init_head(mesh, model, decoder, jax.random.key(0))
+    other = inputs.init_head(mesh, model, decoder, jax.random.key(1))
+    kernels = [np.asarray(x['score_head']['kernel']) for x in (fresh, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).all()
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings(chain):
+    tokenizer = inputs.load_tokenizer('model.init', str(chain / 'sft'))
+    count = len(tokenizer)
+    inputs.check_tokenizer(tokenizer, tiny.config(vocab_size=count), 'config.model')
+    with pytest.raises(inputs.InputError) as caught:
+        inputs.check_tokenizer(tokenizer, tiny.config(), 'config.model')
+    assert str(caught.value).startswith(
+        f'config.model: the tokenizer has {count} tokens, the model 13 embeddings; '
+    )
+
+
+def test_another_tokenizer_than_the_actors(chain, tmp_path):
+    tokenizer = inputs.load_tokenizer('actor.init', str(chain / 'sft'))
+    other = chain / 'reward' / 'model'
+    inputs.check_same_tokenizer(tokenizer, 'reward.init', str(other))
+    for file in other.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    text = json.loads((tmp_path / 'tokenizer.json').read_text())
+    vocab = text['model']['vocab']
+    first, second = list(vocab)[10:12]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(text))
+    with pytest.raises(
+        inputs.InputError, match=r'has another tokenizer than the actor'
+    ):
+        inputs.check_same_tokenizer(tokenizer, 'reward.init', str(tmp_path))

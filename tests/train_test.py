@@ -1,0 +1,161 @@
+"""The training command: chains of stages, ends, and what a second start does."""
+
+import json
+import os
+import re
+
+import pytest
+
+from beaver_jax import metrics
+from beaver_jax import train
+from tests import micro
+
+
+def test_the_whole_chain_is_trained_evaluated_and_reported(chain):
+    for stage in ('sft', 'reward', 'cost', 'ppo_lag'):
+        found = micro.summary(chain, stage)
+        assert (found['stage'], found['seed']) == (stage, 0)
+        steps = 5 if stage == 'ppo_lag' else 4
+        rows = metrics.read(chain / stage / metrics.METRICS)
+        assert [row['step'] for row in rows] == list(range(1, steps + 1))
+        assert found['steps'] == steps
+        assert (chain / stage / 'model' / 'model.safetensors').is_file()
+        assert list((chain / stage).glob('events.out.tfevents.*'))
+    assert 0 <= micro.summary(chain, 'reward')['metrics']['accuracy'] <= 1
+    results = json.loads((chain / 'evaluate' / 'results.json').read_text())
+    assert list(results['models']) == ['sft', 'ppo_lag']
+    # Pairs and prompts that were held out: the world's default sizes.
+    assert results['prompts'] == 256
+    report = json.loads((chain / 'report' / 'summary.json').read_text())
+    assert report['policies'] == ['sft', 'ppo_lag']
+    assert set(report['seconds']) >= {'sft', 'reward', 'cost', 'ppo_lag'}
+    assert '<html' in (chain / 'report' / 'index.html').read_text()
+
+
+def test_what_a_run_of_ppo_lag_logs(chain):
+    rows = metrics.read(chain / 'ppo_lag' / metrics.METRICS)
+    names = {
+        'train/reward',
+        'train/kl_divergence',
+        'train/effective_kl_coeff',
+        'train/actor_grad_norm',
+        'train/actor_lr',
+        'train/clip_fraction',
+        'train/mean_generated_length',
+        'train/truncated_share',
+        'train/bad_steps',
+        # Of the only constraint, with its name and, as in the original, without.
+        *(f'train/{name}{end}' for end in ('', '/harm') for name in _OF_A_CONSTRAINT),
+    }
+    assert names <= rows[0].keys()
+    timings = metrics.read(chain / 'ppo_lag' / metrics.TIMINGS)
+    parts = {'time/rollout', 'time/scoring', 'time/update'}
+    assert timings[0].keys() >= parts | {'time/step', 'tokens_per_second'}
+
+
+_OF_A_CONSTRAINT = ('cost', 'episode_cost', 'lambda', 'threshold', 'cost_critic_loss')
+
+
+def test_lambda_climbs_by_the_rate_times_the_excess(chain):
+    rows = metrics.read(chain / 'ppo_lag' / metrics.METRICS)
+    before = [1.0] + [row['train/lambda'] for row in rows[:-1]]
+    for old, row in zip(before, rows, strict=True):
+        # λ ← clip(λ + 0.2·(Ĉ - d), 0, 5), with the window of one batch: Ĉ is its mean.
+        assert row['train/episode_cost'] == pytest.approx(row['train/cost'], abs=1e-6)
+        moved = old + 0.2 * (row['train/episode_cost'] - row['train/threshold'])
+        assert row['train/lambda'] == pytest.approx(min(max(moved, 0), 5), rel=1e-5)
+    found = micro.summary(chain, 'ppo_lag')['multiplier']['harm']
+    assert found['final'] == rows[-1]['train/lambda']
+    assert found['max'] == max(1.0, *(row['train/lambda'] for row in rows))
+
+
+def test_a_second_start_says_done_and_does_nothing(chain, configs, capsys):
+    before = micro.snapshot(chain)
+    train.main(micro.arguments(configs, 'ppo_lag', {'run': chain}))
+    assert f'{chain}/ppo_lag: done, nothing to do' in capsys.readouterr().err
+    assert micro.snapshot(chain) == before
+
+
+def test_another_stage_of_the_run_uses_what_is_there(chain, configs, tmp_path, capsys):
+    run = tmp_path / 'run'
+    overrides = {'run': run, 'actor.init': chain / 'sft', 'iterations': 1}
+    train.main(micro.arguments(configs, 'ppo', overrides))
+    log = capsys.readouterr().err
+    assert f'ppo needs {run}/reward (config.reward.init): training it first' in log
+    # Its reward model starts from the run's own SFT model, which is trained as well.
+    assert f'reward needs {run}/sft (config.model.init): training it first' in log
+    assert f'{run}/cost' not in log
+    assert re.search(rf'{run}/ppo: compiled \d+ programs in \d', log)
+    assert 'again' not in log
+    made = ['evaluate', 'ppo', 'report', 'reward', 'sft', 'world']
+    assert sorted(os.listdir(run)) == made
+    rows = metrics.read(run / 'ppo' / metrics.METRICS)
+    assert not [name for name in rows[0] if 'cost' in name or 'lambda' in name]
+
+
+def test_reward_shaping_measures_costs_and_has_no_multiplier(
+    chain, configs, few_rows, tmp_path
+):
+    run = tmp_path / 'run'
+    overrides = {
+        'run': run,
+        **micro.models(chain, 'sft', 'reward', 'cost'),
+        **few_rows,
+        'costs.harm.shaping': 0.5,
+        'iterations': 1,
+    }
+    train.main(micro.arguments(configs, 'ppo_reward_shaping', overrides))
+    (row,) = metrics.read(run / 'ppo_reward_shaping' / metrics.METRICS)
+    # shaped = R - 0.5·C, and means are linear.
+    shaped = row['train/reward'] - 0.5 * row['train/cost']
+    assert row['train/shaped_reward'] == pytest.approx(shaped, abs=1e-6)
+    assert 'train/lambda' not in row
+    assert 'multiplier' not in micro.summary(run, 'ppo_reward_shaping')
+
+
+TWO = '''"""Two constraints on one cost model."""
+
+from beaver_jax import config as config_lib
+
+
+def get_config(preset='tiny'):
+    config = config_lib.load({path!r} + ':' + preset)
+    with config.unlocked():
+        config.costs.second = config.costs.harm.copy_and_resolve_references()
+        config.costs.second.init = config.get_ref('run') + '/cost'
+        config.costs.second.threshold = 1.0
+        config.costs.second.multiplier_init = 0.5
+    return config
+'''
+
+
+def test_two_constraints_from_a_config_file(chain, configs, few_rows, tmp_path):
+    folder = micro.write_configs(tmp_path / 'configs')
+    source = TWO.format(path=str(configs / 'ppo_lag.py'))
+    (folder / 'two.py').write_text(source)
+    run = tmp_path / 'run'
+    overrides = {
+        'run': run,
+        **micro.models(chain, 'sft', 'reward', 'cost'),
+        **few_rows,
+        'costs.second.init': chain / 'cost',
+        'iterations': 2,
+    }
+    train.main(micro.arguments(folder, 'two', overrides))
+    rows = metrics.read(run / 'ppo_lag' / metrics.METRICS)
+    first, last = rows
+    # One model scores both, so both see the same costs; d is -3 and 1.
+    assert first['train/cost/harm'] == first['train/cost/second']
+    assert first['train/threshold/harm'] == -3
+    assert first['train/threshold/second'] == 1
+    for row, old in ((first, 0.5), (last, first['train/lambda/second'])):
+        moved = old + 0.2 * (row['train/episode_cost/second'] - 1)
+        assert row['train/lambda/second'] == pytest.approx(max(moved, 0), rel=1e-5)
+    assert first['train/lambda/harm'] > 1 > 0.5 > first['train/lambda/second']
+    # Plain names would be of neither.
+    assert 'train/lambda' not in first
+    assert 'train/cost' not in first
+    found = micro.summary(run, 'ppo_lag')
+    assert set(found['multiplier']) == {'harm', 'second'}
+    results = json.loads((run / 'evaluate' / 'results.json').read_text())
+    assert 'cost/second' in results['models']['ppo_lag']
