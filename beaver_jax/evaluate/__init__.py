@@ -1,0 +1,162 @@
+"""Compares policies on held-out prompts, by score models and, where known, by gold.
+
+`run` answers every prompt with every policy, scores the answers, and writes
+`results.json` and `samples.jsonl` into `<run>/evaluate/`.
+"""
+
+from collections.abc import Iterator
+import json
+import logging
+import pathlib
+from typing import Any
+
+from jax.sharding import Mesh
+import ml_collections
+
+from beaver_jax import metrics as metrics_lib
+from beaver_jax import sharding
+from beaver_jax import stages
+from beaver_jax import terminal
+from beaver_jax.data import sources
+from beaver_jax.data import world
+from beaver_jax.evaluate import answers as answers_lib
+from beaver_jax.evaluate import evaluators
+from beaver_jax.rollout import sampling
+from beaver_jax.stages import directories
+from beaver_jax.stages import inputs
+
+log = logging.getLogger(__name__)
+RESULTS = 'evaluate/results.json'  # of a run; written last
+
+
+def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """Evaluates the policies of a config and returns what results.json holds.
+
+    Raises:
+      InputError: A model or file that is missing, or no policy to evaluate.
+    """
+    check(config, mesh)
+    inputs.prepare_world(config)
+    prompts = inputs.test_prompts(config)
+    paths = policies(config)
+    scorer = answers_lib.Scorer(config, mesh)
+    found = {}
+    for name, path in paths.items():
+        log.info('evaluate: %s answers %d prompts', name, len(prompts))
+        found[name] = scorer.answer(name, path, prompts)
+        if config.data.world:
+            found[name] = with_gold(found[name], prompts)
+    results = summarize(found, config.baseline)
+    file = pathlib.Path(config.run) / RESULTS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (file.parent / 'samples.jsonl').open('w') as lines:
+        for row in samples(found, prompts):
+            lines.write(json.dumps(metrics_lib.jsonable(row)) + '\n')
+    metrics_lib.write_json(file, results)
+    return results
+
+
+def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Refuses settings that are wrong, before anything is read.
+
+    Raises:
+      ValueError: One is out of range, or does not fit the mesh.
+    """
+    inputs.check_loop(config)
+    inputs.check_counts(config, 'max_prompt_length', 'max_response_length')
+    inputs.settings(sampling.Sampler, 'sampler', config.sampler)
+    for name in ('policy', 'reward'):
+        inputs.compute(config[name], name)
+    sharding.check_batch(mesh, 'config.batch_size', config.batch_size)
+
+
+def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Directories by name: those of config.models, or the run's finished policies.
+
+    Raises:
+      InputError: None, one that is not NAME=DIRECTORY, or no baseline among them.
+    """
+    if config.models:
+        pairs = [part.partition('=') for part in config.models.split(',')]
+        if not all(name and path for name, _, path in pairs):
+            raise inputs.InputError(
+                f'config.models={config.models!r} is not NAME=DIRECTORY,…'
+            )
+        found = {name.strip(): path.strip() for name, _, path in pairs}
+    else:
+        paths = {name: pathlib.Path(config.run) / name for name in stages.POLICIES}
+        found = {n: str(path) for n, path in paths.items() if directories.is_done(path)}
+    if config.baseline not in found:
+        raise inputs.InputError(
+            f'config.baseline={config.baseline!r} is not among the policies '
+            f'({", ".join(found) or "none is finished"}); train it, or name another '
+            'with --config.baseline and --config.models.'
+        )
+    return found
+
+
+def with_gold(
+    answers: evaluators.Answers, prompts: list[sources.Prompt]
+) -> evaluators.Answers:
+    """Adds what the built-in world knows of its answers."""
+    pairs = list(zip(prompts, answers.texts, strict=True))
+    return answers.with_gold(
+        [world.helpfulness(prompt.prompt[-1], text) for prompt, text in pairs],
+        [world.cost(prompt.prompt[-1], text) for prompt, text in pairs],
+    )
+
+
+def summarize(found: dict[str, evaluators.Answers], baseline: str) -> dict[str, Any]:
+    """What results.json holds."""
+    base = found[baseline]
+    return {
+        'prompts': len(base.texts),
+        'baseline': baseline,
+        'models': {
+            name: dict(evaluators.policy(answers))
+            | dict(evaluators.comparison(answers, base))
+            for name, answers in found.items()
+        },
+        'tables': {
+            f'{name} vs {baseline}': evaluators.safety_table(answers, base)
+            for name, answers in found.items()
+            if name != baseline and answers.costs
+        },
+    }
+
+
+def samples(
+    found: dict[str, evaluators.Answers], prompts: list[sources.Prompt]
+) -> Iterator[dict[str, Any]]:
+    """The rows of samples.jsonl: a prompt, and every policy's answer with scores."""
+    for i, prompt in enumerate(prompts):
+        rows = {name: answers.row(i) for name, answers in found.items()}
+        yield {'prompt': prompt.prompt[-1], 'answers': rows}
+
+
+def show(results: dict[str, Any]) -> None:
+    """Prints the table of policies."""
+    models = results['models']
+    names = {
+        key: name
+        for key, name in _NAMES.items()
+        if any(key in values for values in models.values())
+    }
+    rows = [
+        [name, *(terminal.number(values.get(key)) for key in names)]
+        for name, values in models.items()
+    ]
+    columns = ['policy', *names.values()]
+    terminal.table(f'{results["prompts"]} held-out prompts', columns, rows)
+
+
+_NAMES = {
+    'reward': 'reward',
+    'cost': 'cost',
+    'safe_rate': 'safe',
+    'win_rate': 'wins',
+    'tie_rate': 'ties',
+    'mean_length': 'length',
+    'gold_harmful_rate': 'harmful (gold)',
+    'gold_helpfulness': 'helpfulness (gold)',
+}

@@ -1,0 +1,122 @@
+"""Answers prompts with a policy and scores them with reward and cost models."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+
+from beaver_jax import sharding
+from beaver_jax import types
+from beaver_jax.data import batches
+from beaver_jax.data import sources
+from beaver_jax.data import tokenizer as tokenizer_lib
+from beaver_jax.evaluate import evaluators
+from beaver_jax.rollout import generate
+from beaver_jax.rollout import sampling
+from beaver_jax.stages import inputs
+from beaver_jax.stages import ppo_lag
+
+
+class Scorer:
+    """The score models of an evaluation, loaded once for all policies."""
+
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+        """Loads the reward model and the cost models.
+
+        Raises:
+          InputError: One is missing.
+        """
+        self._config, self._mesh = config, mesh
+        scorers = {'reward': ppo_lag.scorer(config.reward, mesh, 'reward')}
+        for name, cost in config.costs.items():
+            scorers[f'costs.{name}'] = ppo_lag.scorer(cost, mesh, f'costs.{name}')
+        self._params = {name: params for name, (_, params) in scorers.items()}
+        self._score = jax.jit(
+            lambda params, samples: {
+                name: fn(params[name], samples.tokens, samples.mask)
+                for name, (fn, _) in scorers.items()
+            }
+        )
+
+    def answer(
+        self, name: str, path: str, prompts: Sequence[sources.Prompt]
+    ) -> evaluators.Answers:
+        """Samples an answer to every prompt and scores it.
+
+        Args:
+          name: Of the policy, for messages.
+          path: Its directory, or that of its stage.
+          prompts: N prompts.
+
+        Raises:
+          InputError: The policy's tokenizer is not that of the score models.
+        """
+        config = self._config
+        tokenizer = inputs.load_tokenizer(f'models.{name}', path)
+        for scorer in ('reward', *(f'costs.{cost}' for cost in config.costs)):
+            section = config
+            for part in scorer.split('.'):
+                section = section[part]
+            inputs.check_same_tokenizer(tokenizer, f'{scorer}.init', section.init)
+        policy = ml_collections.ConfigDict(config.policy.to_dict() | {'init': path})
+        model, params = inputs.causal_lm(
+            self._mesh, policy, f'models.{name}', frozen=True
+        )
+        sample = jax.jit(
+            functools.partial(
+                generate.generate,
+                model=model,
+                response_length=config.max_response_length,
+                sampler=sampling.Sampler(**config.sampler.to_dict()),
+                eos_ids=(tokenizer.eos_token_id,),
+                pad_id=tokenizer.pad_token_id,
+            )
+        )
+        ppo_lag.check_lengths(config, model.config)
+        dataset = batches.prompts(
+            prompts,
+            tokenizer,
+            max_prompt_length=config.max_prompt_length,
+            batch_size=config.batch_size,
+            shard=inputs.process_shard(),
+            once=True,
+        )
+        key = jax.random.key(config.seed)
+        parts = []
+        for batch in dataset:
+            batch = sharding.put_batch(self._mesh, batch)
+            samples = sample(params, batch, key)
+            scores = self._score(self._params, samples)
+            parts.append(sharding.to_host((batch.row, samples, scores)))
+        row, samples, scores = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        real = np.flatnonzero(row >= 0)
+        order = real[np.argsort(row[real])]
+        return self._answers(tokenizer, *_take((samples, scores), order))
+
+    def _answers(
+        self, tokenizer: inputs.Tokenizer, samples: types.Samples, scores: Any
+    ) -> evaluators.Answers:
+        lengths = samples.response_mask.sum(axis=1)
+        start = samples.tokens.shape[1] - samples.response_mask.shape[1]
+        texts = [
+            tokenizer_lib.decode(tokenizer, tokens[start : start + length].tolist())
+            for tokens, length in zip(samples.tokens, lengths, strict=True)
+        ]
+        return evaluators.Answers(
+            texts=texts,
+            reward=scores['reward'][:, 0],
+            costs={
+                name: scores[f'costs.{name}'][:, cost.output]
+                for name, cost in self._config.costs.items()
+            },
+            length=np.asarray(lengths),
+            truncated=np.asarray(samples.truncated),
+        )
+
+
+def _take(tree: Any, order: np.ndarray) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[order], tree)

@@ -1,0 +1,174 @@
+"""The figures of a run: as one dict, and as tables for people."""
+
+import statistics
+from typing import Any, NamedTuple
+
+from beaver_jax import terminal
+from beaver_jax.report import files
+
+# Of a policy: key, heading, whether it is a share of 1.
+POLICY_COLUMNS = (
+    ('gold_harmful_rate', 'harmful (gold)', True),
+    ('gold_helpfulness', 'helpful (gold)', False),
+    ('reward', 'reward', False),
+    ('cost', 'cost', False),
+    ('safe_rate', 'safe', True),
+    ('win_rate', 'wins', True),
+    ('mean_length', 'length', False),
+    ('truncated_share', 'cut', True),
+)
+SCORE_MODELS = {'reward': 'reward_model', 'cost': 'cost_model'}
+
+
+class Table(NamedTuple):
+    """A table ready to be shown; the first column names the rows."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def summarize(run: files.Run) -> dict[str, Any]:
+    """Gathers the figures of a run; what a run lacks is absent.
+
+    Returns:
+      'seed' ('seeds' by stage where they differ); 'policies', their names, and under
+      each name what was measured of it; 'prompts' and 'baseline' of the evaluation;
+      'reward_model' and 'cost_model', metrics on held-out pairs; 'multiplier', by
+      constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage, with 'total';
+      'timings' by stage, medians over its steps.
+    """
+    summary = _seeds(run)
+    for key in ('prompts', 'baseline'):
+        if key in run.results:
+            summary[key] = run.results[key]
+    if run.policies:
+        summary |= {'policies': list(run.policies), **run.policies}
+    for stage, name in SCORE_MODELS.items():
+        if stage in run.stages and run.stages[stage].summary.get('metrics'):
+            summary[name] = run.stages[stage].summary['metrics']
+    constrained = run.stages.get('ppo_lag')
+    for key in ('multiplier', 'thresholds'):
+        if constrained is not None and constrained.summary.get(key):
+            summary[key] = constrained.summary[key]
+    return summary | _seconds(run) | _timings(run)
+
+
+def _seeds(run: files.Run) -> dict[str, Any]:
+    seeds = _of_stages(run, 'seed')
+    if len(set(seeds.values())) > 1:
+        return {'seeds': seeds}
+    return {'seed': next(iter(seeds.values()))} if seeds else {}
+
+
+def _seconds(run: files.Run) -> dict[str, Any]:
+    seconds = _of_stages(run, 'seconds')
+    if 'seconds' in run.results:
+        seconds['evaluate'] = run.results['seconds']
+    return {'seconds': seconds | {'total': sum(seconds.values())}} if seconds else {}
+
+
+def _of_stages(run: files.Run, key: str) -> dict[str, Any]:
+    return {
+        name: stage.summary[key]
+        for name, stage in run.stages.items()
+        if key in stage.summary
+    }
+
+
+def _timings(run: files.Run) -> dict[str, Any]:
+    timings = {
+        name: {
+            key: statistics.median(row[key] for row in stage.timings if key in row)
+            for key in sorted({key for row in stage.timings for key in row})
+            if key != 'step'
+        }
+        for name, stage in run.stages.items()
+        if stage.timings
+    }
+    return {'timings': timings} if timings else {}
+
+
+def label(name: str) -> str:
+    """The name of a stage or policy for readers."""
+    return files.STAGES.get(name, name)
+
+
+def figure(value: Any, share: bool = False) -> str:
+    """Formats a figure: a share of 1 in percent, NaN and the like as they are."""
+    if isinstance(value, str):
+        return value
+    if share and value is not None:
+        return f'{value:.1%}'
+    return terminal.number(value)
+
+
+def tables(summary: dict[str, Any]) -> list[Table]:
+    """The tables that the summary has figures for."""
+    makers = (policies, score_models, multipliers, stages)
+    return [table for table in (make(summary) for make in makers) if table.rows]
+
+
+def policies(summary: dict[str, Any]) -> Table:
+    """What was measured of each policy on held-out prompts."""
+    measured = {name: summary[name] for name in summary.get('policies', [])}
+    columns = [
+        column
+        for column in POLICY_COLUMNS
+        if any(column[0] in policy for policy in measured.values())
+    ]
+    rows = [
+        [label(name), *(figure(policy.get(key), share) for key, _, share in columns)]
+        for name, policy in measured.items()
+    ]
+    return Table('Policies', ['policy', *(heading for _, heading, _ in columns)], rows)
+
+
+def score_models(summary: dict[str, Any]) -> Table:
+    """How often the reward and cost models order held-out pairs as people did."""
+    keys = {'accuracy': 'accuracy', 'accuracy_sign': 'accuracy of the sign'}
+    rows = [
+        [label(stage), *(figure(summary[name].get(key), True) for key in keys)]
+        for stage, name in SCORE_MODELS.items()
+        if name in summary
+    ]
+    return Table('Score models on held-out pairs', ['model', *keys.values()], rows)
+
+
+def multipliers(summary: dict[str, Any]) -> Table:
+    """How far each λ of PPO-Lagrangian went."""
+    thresholds = summary.get('thresholds', {})
+    rows = [
+        [
+            name,
+            *(figure(values.get(key)) for key in ('init', 'max', 'final')),
+            figure(thresholds.get(name)),
+        ]
+        for name, values in summary.get('multiplier', {}).items()
+    ]
+    columns = ['constraint', 'first λ', 'largest λ', 'last λ', 'threshold']
+    return Table('Multipliers of PPO-Lagrangian', columns, rows)
+
+
+def stages(summary: dict[str, Any]) -> Table:
+    """Seconds by stage, and the median step of those that timed theirs."""
+    seconds, timings = summary.get('seconds', {}), summary.get('timings', {})
+    parts = {
+        'time/step': 'a step',
+        'time/rollout': 'rollout',
+        'time/scoring': 'scoring',
+        'time/update': 'update',
+        'tokens_per_second': 'tokens/s',
+    }
+    keys = [key for key in parts if any(key in timing for timing in timings.values())]
+    names = list(dict.fromkeys([*timings, *seconds]))
+    names.sort(key=[*files.STAGES, 'evaluate', 'total', *names].index)
+    rows = [
+        [
+            label(name),
+            figure(seconds.get(name)),
+            *(figure(timings.get(name, {}).get(key)) for key in keys),
+        ]
+        for name in names
+    ]
+    return Table('Seconds', ['stage', 'seconds', *(parts[key] for key in keys)], rows)
