@@ -1,0 +1,48 @@
+# make demo [SEED=0] [RUN=runs/tiny]   the whole chain on the built-in world
+# make test [ARGS='-k name']           the test suite
+# make lint                            format, lint, types
+# make parity                          tests against PyTorch, which it installs
+# make clean                           removes caches; keeps .venv and runs/
+
+# Makes the environment; 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+RUN ?= runs/tiny
+ARGS ?=
+
+bin := $(VENV)/bin
+train := $(bin)/python -m beaver_jax.train
+options := --config.seed=$(SEED) --config.run=$(RUN)
+
+.PHONY: demo test lint parity clean
+
+demo: $(VENV)/.installed-dev
+	$(train) --config=configs/ppo.py $(options)
+	$(train) --config=configs/ppo_lag.py $(options)
+
+test: $(VENV)/.installed-dev
+	$(bin)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy beaver_jax configs
+
+parity: $(VENV)/.installed-parity
+	$(bin)/python -m pytest tests/parity $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find beaver_jax configs tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(bin)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(bin)/pip
+	$(bin)/python -m pip install -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed-dev
+	$(bin)/python -m pip install -e '.[dev,parity]'
+	touch $@
