@@ -9,6 +9,7 @@ for byte. JSON has no NaN and no infinity; they are written as the strings "NaN"
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import importlib
 import json
 import math
@@ -24,6 +25,14 @@ from tensorboardX.proto import summary_pb2
 
 METRICS = 'metrics.jsonl'
 TIMINGS = 'timings.jsonl'
+_DISK = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EROFS,
+)
 
 
 class Writer:
@@ -63,7 +72,7 @@ class Writer:
         self._wandb: Any = None
         if not enabled:
             return
-        with _explained(self._directory):
+        with explained(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             for name in (METRICS, TIMINGS):
                 _rewind(self._directory / name, resume_step)
@@ -83,7 +92,7 @@ class Writer:
     def close(self) -> None:
         """Ends the event file and the wandb run."""
         if self._board is not None:
-            with _explained(self._directory):
+            with explained(self._directory):
                 self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -113,14 +122,41 @@ class Writer:
         line = json.dumps(jsonable({'step': int(step)} | scalars), allow_nan=False)
         path = self._directory / name
         # Opened and closed for each line: nothing is left in a buffer by a kill.
-        with _explained(path), path.open('ab') as file:
+        with explained(path), path.open('ab') as file:
             file.write(line.encode() + b'\n')
         if self._board is not None:
-            with _explained(self._directory):
+            with explained(self._directory):
                 self._board.write_event(_event(step, scalars))
                 self._board.flush()
         if self._wandb is not None:
             self._wandb.log(scalars, step=int(step))
+
+
+class DiskError(OSError):
+    """A file that cannot be written, and the way out."""
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds the way out to errors of a full or protected disk.
+
+    Args:
+      path: To name where the error names no file.
+
+    Raises:
+      DiskError: In their place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskError) or error.errno not in _DISK:
+            raise
+        raise DiskError(
+            error.errno,
+            f'{error.strerror} (free space or make it writable, then start the same '
+            f'command again: the run resumes)',
+            str(error.filename or path),
+        ) from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -193,20 +229,6 @@ def _scalar(name: str, step: int, value: Any) -> float:
         raise ValueError(
             f'{name} at step {step} is no scalar: {value!r:.80}; '
             f'take a mean, or give each element a name.'
-        ) from error
-
-
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-    """Adds the way out to errors of the disk."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f'{error.strerror} (free space or make it writable, then start the same '
-            f'command again: the run resumes)',
-            str(error.filename or path),
         ) from error
 
 

@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     terminal.show_log()
     config = config_lib.from_argv(argv)
-    with terminal.errors_in_a_line(RunError, checkpoint.CheckpointError, OSError):
+    with (
+        terminal.errors_in_a_line(RunError, checkpoint.CheckpointError, OSError),
+        metrics_lib.explained(config.run),
+    ):
         run(config, config_lib.folder(argv))
 
 

@@ -134,6 +134,22 @@ def test_a_full_disk_loses_nothing(sft):
     assert [row['step'] for row in rows] == list(range(1, 13))
 
 
+def test_a_disk_too_full_for_the_world(configs, tmp_path):
+    run = tmp_path / 'run'
+    argv = micro.arguments(configs, 'sft', {'run': run, **micro.ONE_DEVICE})
+    running = micro.process(
+        'beaver_jax.train', argv, prefix=['prlimit', f'--fsize={2**14}']
+    )
+    output, _ = running.communicate(timeout=100)
+    assert running.returncode == 1
+    line = output.splitlines()[-1]
+    assert line.startswith('Error: [Errno 27] File too large (free space or make it ')
+    assert 'start the same command again' in line
+    assert 'Traceback' not in output
+    assert not (run / 'world').exists()
+    assert not list(run.glob('.world*'))
+
+
 # ---- Gradients ----------------------------------------------------------------------
 
 

@@ -5,11 +5,13 @@ characters and never the EOS id. So nobody can close a turn from inside it. Ids 
 conversation are put together turn by turn, with BOS and EOS as ids.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import io
 import json
 import os
 import pathlib
+import re
 
 import sentencepiece
 import tokenizers
@@ -61,6 +63,16 @@ def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def save(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike[str]) -> None:
+    """Writes a tokenizer's files into a directory, for `load`.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with _os_errors(directory):
+        tokenizer.save_pretrained(str(directory))
 
 
 def encode_prompt(
@@ -240,7 +252,8 @@ def _write(model: bytes, directory: pathlib.Path) -> None:
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / 'tokenizer.model').write_bytes(model)
-    _fast_tokenizer(pieces).save(str(directory / 'tokenizer.json'))
+    with _os_errors(directory):
+        _fast_tokenizer(pieces).save(str(directory / 'tokenizer.json'))
     config = {
         # The class that takes tokenizer.json as it stands; LlamaTokenizer would put a
         # space before every text and drop unknown characters.
@@ -252,6 +265,19 @@ def _write(model: bytes, directory: pathlib.Path) -> None:
         'clean_up_tokenization_spaces': False,
     }
     (directory / 'tokenizer_config.json').write_text(json.dumps(config, indent=2))
+
+
+@contextlib.contextmanager
+def _os_errors(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes OSErrors of the bare exceptions that `tokenizers` raises for them."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r'\(os error (\d+)\)', str(error))
+        if isinstance(error, OSError) or found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(directory)) from error
 
 
 def _fast_tokenizer(pieces: Sequence[str]) -> tokenizers.Tokenizer:

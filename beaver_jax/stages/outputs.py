@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from beaver_jax import sharding
+from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.models import transformer
@@ -25,7 +26,7 @@ def export_causal_lm(
         if temporary is not None:
             ids = _special_ids(tokenizer)
             hf.save_causal_lm(temporary, model.config, params, extra=ids)
-            tokenizer.save_pretrained(temporary)
+            tokenizer_lib.save(tokenizer, temporary)
 
 
 def export_score_model(
@@ -41,7 +42,7 @@ def export_score_model(
         if temporary is not None:
             ids = _special_ids(tokenizer)
             hf.save_score_model(temporary, model.config, params, normalizer, extra=ids)
-            tokenizer.save_pretrained(temporary)
+            tokenizer_lib.save(tokenizer, temporary)
 
 
 def _special_ids(tokenizer: inputs.Tokenizer) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Ids of conversations with sentencepiece and byte-level tokenizers."""
 
+import errno
 import json
 import random
+import resource
 import shutil
 
 import pytest
@@ -114,7 +116,7 @@ def test_missing_padding_becomes_eos_and_adds_no_id(shared_data):
 def test_a_saved_tokenizer_gives_the_same_ids(tiny, real, tmp_path):
     turns = ('Why  is\n it?', ' So, é.', 'Oh?')
     for i, tokenizer in enumerate((tiny, real)):
-        tokenizer.save_pretrained(tmp_path / str(i))
+        tokenizer_lib.save(tokenizer, tmp_path / str(i))
         again = tokenizer_lib.load(tmp_path / str(i))
         ids = tokenizer_lib.encode_turns(again, turns)
         assert ids == tokenizer_lib.encode_turns(tokenizer, turns)
@@ -124,6 +126,19 @@ def test_a_saved_tokenizer_gives_the_same_ids(tiny, real, tmp_path):
 
 
 # Prompts.
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tiny, tmp_path):
+    # Enough for the settings; for tokenizer.json the library raises a bare Exception.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match='File too large') as caught:
+            tokenizer_lib.save(tiny, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_prompt_is_the_joint_encoding_of_the_template(real):
