@@ -85,7 +85,7 @@ def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:
         b1=0.9,
         b2=0.95,
         eps=1e-8,
-        clip_norm=1.0,
+        clip_norm=1.0,  # inf for no clipping
     )
     section.update(changes)
     return section
@@ -203,7 +203,7 @@ def multiplier() -> ml_collections.ConfigDict:
     section = _dict(
         form='projected',  # or 'log', the paper's
         learning_rate=0.1,
-        max=5.0,
+        max=5.0,  # inf for no bound
         delay=0,  # iterations before it moves at all
         window=128,  # episode costs whose mean is compared with the threshold
     )

@@ -105,11 +105,11 @@ POLICY = [
     ({'multiplier.learning_rate': -1}, 'config.multiplier.learning_rate=-1.0; use a'),
     (
         {'multiplier.max': 'nan'},
-        'config.multiplier.max=nan; use a finite number from 0',
+        'config.multiplier.max=nan; use a number from 0',
     ),
     (
         {'multiplier.window': 0},
-        'config.multiplier.window=0; use a finite number from 1',
+        'config.multiplier.window=0; use a number from 1',
     ),
     (
         {'costs.harm.shaping': 1},

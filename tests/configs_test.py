@@ -21,7 +21,7 @@ from beaver_jax.models import config as model_config
 from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.models import transformer
-from beaver_jax.stages import ppo_lag as ppo_lag_stage
+from beaver_jax.stages import ppo_settings
 from beaver_jax.steps import ppo_lag
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
@@ -98,13 +98,13 @@ def test_settings_pass_every_check(name, preset):
 @pytest.mark.parametrize('preset', PRESETS)
 def test_what_ppo_and_its_kin_differ_in(preset):
     mesh = sharding.make_mesh()
-    plain, thresholds = ppo_lag_stage.check(load('ppo', preset), mesh)
+    plain, thresholds = ppo_settings.check(load('ppo', preset), mesh)
     assert (thresholds, plain.shaping) == ({}, {})
-    constrained, thresholds = ppo_lag_stage.check(load('ppo_lag', preset), mesh)
+    constrained, thresholds = ppo_settings.check(load('ppo_lag', preset), mesh)
     assert list(thresholds) == ['harm']
     kl_coeff = plain.kl_coeff  # the original's scripts differ in it
     assert dataclasses.replace(constrained, kl_coeff=kl_coeff) == plain
-    shaped, thresholds = ppo_lag_stage.check(load('ppo_reward_shaping', preset), mesh)
+    shaped, thresholds = ppo_settings.check(load('ppo_reward_shaping', preset), mesh)
     assert thresholds == {}
     assert shaped.shaping['harm'] > 0
 
@@ -156,7 +156,7 @@ def test_the_state_of_llama_7b_is_spread_over_eight_devices():
     optimizers = ppo_lag.Optimizers(
         optimizer('actor_optimizer'),
         optimizer('critic_optimizer'),
-        ppo_lag_stage.multiplier_optimizer(config.multiplier),
+        ppo_settings.multiplier_optimizer(config.multiplier),
     )
 
     def init(params):

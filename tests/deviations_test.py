@@ -11,7 +11,8 @@ from beaver_jax import fragments
 from beaver_jax import types
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
-from beaver_jax.steps import ppo_lag
+from beaver_jax.steps import ppo_config
+from beaver_jax.steps import ppo_targets
 from tests import tiny
 
 EOS = PAD = 3  # one id for both, as many tokenizers have it
@@ -60,7 +61,7 @@ def test_a_reward_stands_at_the_eos_though_it_is_the_pad_id(samples):
         reward_values=jnp.zeros((rows, 7)),
         cost_values={},
     )
-    rewards, _ = ppo_lag.token_rewards(experience, ppo_lag.PPOConfig())
+    rewards, _ = ppo_targets.token_rewards(experience, ppo_config.PPOConfig())
     last = np.sum(samples.response_mask, axis=1) - 1
     expected = 2.0 * (np.arange(6)[None] == last[:, None])
     np.testing.assert_array_equal(rewards, expected)

@@ -20,6 +20,7 @@ from beaver_jax import multiplier
 from beaver_jax import scoring
 from beaver_jax import types
 from beaver_jax.models import hf
+from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
 
 COST = 'harm'  # our name of the cost; the original has only one and needs no name
@@ -183,9 +184,9 @@ def log_space(golden: Golden) -> optax.GradientTransformation:
     )
 
 
-def ppo_config(golden: Golden, **changes) -> ppo_lag.PPOConfig:
+def coefficients(golden: Golden, **changes) -> ppo_config.PPOConfig:
     hyper = golden.hyper
-    return ppo_lag.PPOConfig(
+    return ppo_config.PPOConfig(
         kl_coeff=hyper['kl'],
         clip_ratio=hyper['clip_ratio'],
         clip_score=hyper['clip_score'],
@@ -222,7 +223,7 @@ def update_step(golden: Golden, batch: types.Experience, **changes):
             actor, reward_critic, dict.fromkeys(names, cost_critic)
         ),
         optimizers=optimizers,
-        config=ppo_config(golden, **changes),
+        config=coefficients(golden, **changes),
         thresholds=dict.fromkeys(names, golden.hyper['thr']),
     )
     return jax.jit(step)(state, (batch, None), jax.random.key(0))

@@ -22,7 +22,7 @@ from beaver_jax.losses import ppo
 from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.rollout import experience
-from beaver_jax.steps import ppo_lag
+from beaver_jax.steps import ppo_targets
 from beaver_jax.steps import preference
 from beaver_jax.steps import sft
 from tests import golden_set
@@ -111,7 +111,7 @@ def ppo_lag_section(golden: Golden) -> Results:
     )
     yield from token_streams(golden)
     batch = golden_set.experience(golden)
-    targets, _ = ppo_lag.make_targets(batch, golden_set.ppo_config(golden))
+    targets, _ = ppo_targets.make_targets(batch, golden_set.coefficients(golden))
     mask = batch.samples.response_mask
     yield 'ppo_lag/reward_advantages', Where(targets.reward_advantages, mask)
     yield 'ppo_lag/reward_returns', Where(targets.reward_returns, mask)

@@ -24,13 +24,14 @@ from beaver_jax.models import transformer
 from beaver_jax.rollout import experience as experience_lib
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
+from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
 from tests import oracle
 
 NAMES = ('harm', 'bias')
 ITERATIONS, ROWS, MINIBATCHES = 250, 512, 8
 # λ of GAE well below 1: with critics that do not learn, the policy ends elsewhere.
-PPO = ppo_lag.PPOConfig(
+PPO = ppo_config.PPOConfig(
     kl_coeff=oracle.KL_COEFF,
     gae_lambda=0.8,
     minibatches=MINIBATCHES,

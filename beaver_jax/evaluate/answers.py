@@ -19,6 +19,7 @@ from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import inputs
 from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import ppo_settings
 
 
 class Scorer:
@@ -76,7 +77,7 @@ class Scorer:
                 pad_id=tokenizer.pad_token_id,
             )
         )
-        ppo_lag.check_lengths(config, model.config)
+        ppo_settings.check_lengths(config, model.config)
         dataset = batches.prompts(
             prompts,
             tokenizer,

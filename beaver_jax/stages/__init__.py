@@ -17,6 +17,7 @@ from beaver_jax import config as config_lib
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
 from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import preference
 from beaver_jax.stages import sft
 from beaver_jax.stages import stage as stage_lib
@@ -35,7 +36,7 @@ CHECKS: dict[str, Callable[[ml_collections.ConfigDict, Mesh], Any]] = {
     'sft': sft.check,
     'reward': preference.check,
     'cost': preference.check,
-    **dict.fromkeys(REINFORCED, ppo_lag.check),
+    **dict.fromkeys(REINFORCED, ppo_settings.check),
 }
 POLICIES = ('sft', *REINFORCED)
 # What the stages of one run have in common, where they have it at all, and a missing

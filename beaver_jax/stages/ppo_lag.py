@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import math
 import time
 from typing import Any
 
@@ -16,27 +15,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
-import optax
 
-from beaver_jax import multiplier
 from beaver_jax import scoring
-from beaver_jax import sharding
 from beaver_jax.data import batches
 from beaver_jax.data import sources
-from beaver_jax.models import config as model_lib
 from beaver_jax.models import score
 from beaver_jax.rollout import experience
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import inputs
 from beaver_jax.stages import outputs
+from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import stage as stage_lib
+from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
-
-FORMS = {
-    'projected': multiplier.projected_ascent,
-    'log': multiplier.log_space_ascent,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +43,7 @@ class Loaded:
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     """Builds models, data and step of `configs/ppo_lag.py` and its settings."""
-    settings, thresholds = check(config, mesh)
+    settings, thresholds = ppo_settings.check(config, mesh)
     tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
     feed, counts = _feed(config, mesh, tokenizer, settings)
     loaded = load(config, mesh, tokenizer, tuple(thresholds))
@@ -65,7 +57,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     optimizers = ppo_lag.Optimizers(
         actor_optimizer,
         critic_optimizer,
-        multiplier_optimizer(config.multiplier) if thresholds else None,
+        ppo_settings.multiplier_optimizer(config.multiplier) if thresholds else None,
     )
     init = functools.partial(
         ppo_lag.init,
@@ -133,125 +125,6 @@ def summarize(
     return {'multiplier': multipliers, 'thresholds': dict(thresholds)}
 
 
-def check(
-    config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[ppo_lag.PPOConfig, dict[str, float]]:
-    """The coefficients and the thresholds by constraint, after every check of them.
-
-    Raises:
-      InputError: Sizes or multipliers that do not fit together.
-    """
-    inputs.check_counts(
-        config,
-        'iterations',
-        'max_prompt_length',
-        'max_response_length',
-        'rollout.samples_per_prompt',
-    )
-    for name in ('actor', 'reference', 'reward', 'critic'):
-        inputs.compute(config[name], name)
-    rows = config.rollout.prompts * config.rollout.samples_per_prompt
-    settings = ppo_settings(config)
-    sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)
-    inputs.check_parts('rollout.chunks', rows, config.rollout.chunks, mesh)
-    inputs.check_parts('ppo.minibatches', rows, settings.minibatches, mesh)
-    inputs.check_parts('ppo.parts', rows // settings.minibatches, settings.parts, mesh)
-    for name in ('actor_optimizer', 'critic_optimizer'):
-        stage_lib.optimizer(config, name, config.iterations)
-    multiplier_optimizer(config.multiplier)
-    thresholds = {}
-    for name, cost in config.costs.items():
-        inputs.compute(cost, f'costs.{name}')
-        if cost.threshold is not None:
-            thresholds[name] = _check_constraint(name, cost, config.multiplier)
-    return settings, thresholds
-
-
-def ppo_settings(config: ml_collections.ConfigDict) -> ppo_lag.PPOConfig:
-    """The coefficients of the update, with those of shaping and the temperature.
-
-    Raises:
-      InputError: A value out of range.
-    """
-    temperature = config.rollout.temperature
-    if not 0 < temperature < math.inf:
-        raise inputs.InputError(
-            f'config.rollout.temperature={temperature}; must be above 0 and finite.'
-        )
-    shaping = {
-        name: float(cost.shaping)
-        for name, cost in config.costs.items()
-        if cost.shaping is not None
-    }
-    for name, coefficient in shaping.items():
-        if not 0 <= coefficient < math.inf:
-            raise inputs.InputError(
-                f'config.costs.{name}.shaping={coefficient}; must not be negative '
-                'and must be finite.'
-            )
-    return inputs.settings(
-        ppo_lag.PPOConfig,
-        'ppo',
-        config.ppo,
-        temperature=temperature,
-        shaping=shaping,
-    )
-
-
-def _check_constraint(name: str, cost, multiplier_config) -> float:
-    """The threshold of a constraint whose λ can start where it is told to."""
-    where = f'config.costs.{name}'
-    try:
-        threshold = float(cost.threshold)
-    except (TypeError, ValueError):
-        threshold = math.nan
-    if not math.isfinite(threshold):
-        raise inputs.InputError(
-            f'{where}.threshold={cost.threshold!r} is no finite number; use one in the '
-            "cost model's units."
-        )
-    start, top = cost.multiplier_init, multiplier_config.max
-    if cost.shaping is not None:
-        raise inputs.InputError(
-            f'{where} has a threshold and a shaping coefficient; a cost has one or the '
-            'other.'
-        )
-    if not start >= 0 or (top is not None and start > top):
-        raise inputs.InputError(
-            f'{where}.multiplier_init={start} is not between 0 and '
-            f'config.multiplier.max={top}.'
-        )
-    if multiplier_config.form == 'log' and not start > 0:
-        raise inputs.InputError(
-            f'{where}.multiplier_init={start}: in log space λ = 0 stays 0 forever; '
-            'use a positive start, or config.multiplier.form=projected.'
-        )
-    return threshold
-
-
-def multiplier_optimizer(
-    section: ml_collections.ConfigDict,
-) -> optax.GradientTransformation:
-    """The chain that moves λ, from the config section `multiplier`."""
-    if section.form not in FORMS:
-        raise inputs.InputError(
-            f'config.multiplier.form={section.form!r}; known: {", ".join(FORMS)}.'
-        )
-    for name, least in (('learning_rate', 0), ('max', 0), ('delay', 0), ('window', 1)):
-        value = section[name]
-        if value is not None and not least <= value < math.inf:
-            raise inputs.InputError(
-                f'config.multiplier.{name}={value}; use a finite number from {least}.'
-            )
-    chain = optax.chain(
-        multiplier.delay(section.delay),
-        optax.scale(section.learning_rate),
-        FORMS[section.form](section.max),
-    )
-    # λ waits until a non-finite cost has left the window.
-    return optax.apply_if_finite(chain, 2**31 - 1)
-
-
 def load(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
@@ -262,7 +135,7 @@ def load(
     inputs.check_same_tokenizer(tokenizer, 'reward.init', config.reward.init)
     actor, actor_params = inputs.causal_lm(mesh, config.actor, 'actor')
     inputs.check_tokenizer(tokenizer, actor.config, 'config.actor')
-    check_lengths(config, actor.config)
+    ppo_settings.check_lengths(config, actor.config)
     reference, reference_params = inputs.causal_lm(
         mesh, config.reference, 'reference', frozen=True
     )
@@ -294,15 +167,6 @@ def load(
             'costs': cost_params,
         },
     )
-
-
-def check_lengths(
-    config: ml_collections.ConfigDict, model_config: model_lib.TransformerConfig
-) -> None:
-    """Refuses prompts and responses that together are too long for a policy."""
-    length = config.max_prompt_length + config.max_response_length
-    name = 'max_prompt_length + config.max_response_length'
-    inputs.check_length(model_config, length, name)
 
 
 def scorer(
@@ -425,7 +289,7 @@ def _feed(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
     tokenizer: inputs.Tokenizer,
-    settings: ppo_lag.PPOConfig,
+    settings: ppo_config.PPOConfig,
 ) -> tuple[stage_lib.Feed, dict[str, int]]:
     """Prompts, and as many supervised rows as samples where PTX has a weight."""
     counts: Counter = Counter()

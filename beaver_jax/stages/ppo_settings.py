@@ -11,7 +11,7 @@ from beaver_jax import sharding
 from beaver_jax.models import config as model_lib
 from beaver_jax.stages import inputs
 from beaver_jax.stages import stage as stage_lib
-from beaver_jax.steps import ppo_lag
+from beaver_jax.steps import ppo_config
 
 FORMS = {
     'projected': multiplier.projected_ascent,
@@ -21,7 +21,7 @@ FORMS = {
 
 def check(
     config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[ppo_lag.PPOConfig, dict[str, float]]:
+) -> tuple[ppo_config.PPOConfig, dict[str, float]]:
     """The coefficients and the thresholds by constraint, after every check of them.
 
     Raises:
@@ -53,7 +53,7 @@ def check(
     return settings, thresholds
 
 
-def coefficients(config: ml_collections.ConfigDict) -> ppo_lag.PPOConfig:
+def coefficients(config: ml_collections.ConfigDict) -> ppo_config.PPOConfig:
     """The coefficients of the update, with those of shaping and the temperature.
 
     Raises:
@@ -76,7 +76,7 @@ def coefficients(config: ml_collections.ConfigDict) -> ppo_lag.PPOConfig:
                 'and must be finite.'
             )
     return inputs.settings(
-        ppo_lag.PPOConfig,
+        ppo_config.PPOConfig,
         'ppo',
         config.ppo,
         temperature=temperature,
@@ -102,7 +102,7 @@ def _check_constraint(name: str, cost, multiplier_config) -> float:
             f'{where} has a threshold and a shaping coefficient; a cost has one or the '
             'other.'
         )
-    if not start >= 0 or (top is not None and start > top):
+    if not 0 <= start <= top or start == math.inf:
         raise inputs.InputError(
             f'{where}.multiplier_init={start} is not between 0 and '
             f'config.multiplier.max={top}.'
@@ -125,9 +125,10 @@ def multiplier_optimizer(
         )
     for name, least in (('learning_rate', 0), ('max', 0), ('delay', 0), ('window', 1)):
         value = section[name]
-        if value is not None and not least <= value < math.inf:
+        # λ without a bound is what the paper has.
+        if not (least <= value < math.inf or (name == 'max' and value == math.inf)):
             raise inputs.InputError(
-                f'config.multiplier.{name}={value}; use a finite number from {least}.'
+                f'config.multiplier.{name}={value}; use a number from {least}.'
             )
     chain = optax.chain(
         multiplier.delay(section.delay),

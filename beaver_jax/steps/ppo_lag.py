@@ -21,66 +21,12 @@ from beaver_jax.losses import masked
 from beaver_jax.losses import ppo
 from beaver_jax.models import score
 from beaver_jax.models import transformer
+from beaver_jax.steps import ppo_config
+from beaver_jax.steps import ppo_targets
 from beaver_jax.steps import sft
 from beaver_jax.steps import state as state_lib
 
-TRUNCATIONS = ('terminal', 'bootstrap')
 Metrics = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class PPOConfig:
-    """Coefficients of the update.
-
-    Attributes:
-      kl_coeff: κ, weight of the KL penalty; not negative.
-      clip_ratio: ε of the probability ratio.
-      clip_score: Bound of token rewards and costs.
-      clip_value: ε_v of the critics.
-      gamma: Discount.
-      gae_lambda: λ of GAE.
-      ptx_coeff: Weight of the supervised loss; not negative.
-      temperature: That of sampling.
-      epochs: Passes over a rollout batch.
-      minibatches: Updates per pass, over shuffled rows.
-      parts: Backward passes per update.
-      truncation: What stands at the end of a response cut by length: 'terminal' its
-        score, as in the original, or 'bootstrap' the critic's value and no score.
-      per_token_mean: Losses are one mean over all tokens, not per row first.
-      shaping: Fixed multipliers of costs that are subtracted from the reward.
-    """
-
-    kl_coeff: float = 0.02
-    clip_ratio: float = 0.2
-    clip_score: float = 50.0
-    clip_value: float = 5.0
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    ptx_coeff: float = 0.0
-    temperature: float = 1.0
-    epochs: int = 1
-    minibatches: int = 1
-    parts: int = 1
-    truncation: str = 'terminal'
-    per_token_mean: bool = False
-    shaping: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        """Refuses values out of range."""
-        for name in ('kl_coeff', 'ptx_coeff'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f'{name}={getattr(self, name)}; must not be negative.')
-        for name in ('clip_ratio', 'clip_score', 'clip_value', 'temperature'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f'{name}={getattr(self, name)}; must be above 0.')
-        for name in ('gamma', 'gae_lambda'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'{name}={getattr(self, name)}; must be in [0, 1].')
-        for name in ('epochs', 'minibatches', 'parts'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)}; must be at least 1.')
-        if self.truncation not in TRUNCATIONS:
-            raise ValueError(f'truncation={self.truncation!r}; known: {TRUNCATIONS}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +56,6 @@ class PPOLagState(struct.PyTreeNode):
     cost_critics: dict[str, state_lib.Learner]  # by constraint
     multiplier: state_lib.Learner  # λ: [] by constraint
     cost_windows: dict[str, multiplier_lib.CostWindow]  # by cost
-
-
-class Targets(struct.PyTreeNode):
-    """What a minibatch learns from, computed once per rollout batch."""
-
-    reward_advantages: jax.Array  # [B, G]
-    reward_returns: jax.Array  # [B, G]
-    cost_advantages: dict[str, jax.Array]  # [B, G] by constraint
-    cost_returns: dict[str, jax.Array]  # [B, G] by constraint
 
 
 def init(
@@ -179,87 +116,12 @@ def move_multipliers(
     return state.replace(multiplier=multiplier)
 
 
-def token_rewards(
-    experience: types.Experience, config: PPOConfig
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """KL-regularized rewards [B, G] and costs [B, G] by constraint."""
-    samples = experience.samples
-    kl = samples.logps - experience.ref_logps
-    reward = experience.reward
-    for name, coefficient in config.shaping.items():
-        reward = reward - coefficient * experience.costs[name]
-    ends = {name: experience.costs[name] for name in experience.cost_values}
-    if config.truncation == 'bootstrap':
-        # The episode did not end: a score of the fragment would be no return.
-        reward, ends = jax.tree.map(
-            lambda x: jnp.where(samples.truncated, 0.0, x), (reward, ends)
-        )
-
-    def regularize(end, kl_coeff):
-        return ppo.kl_regularized(
-            end,
-            kl,
-            samples.response_mask,
-            kl_coeff=kl_coeff,
-            clip_score=config.clip_score,
-        )
-
-    return regularize(reward, config.kl_coeff), {
-        name: regularize(end, -config.kl_coeff) for name, end in ends.items()
-    }
-
-
-def make_targets(
-    experience: types.Experience, config: PPOConfig
-) -> tuple[Targets, Metrics]:
-    """Advantages and returns of every stream, and their means as metrics."""
-    samples = experience.samples
-    mask = samples.response_mask
-    bootstrap = samples.truncated if config.truncation == 'bootstrap' else None
-    rewards, costs = token_rewards(experience, config)
-
-    def estimate(stream, values):
-        return ppo.gae(
-            stream,
-            values,
-            mask,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            bootstrap=bootstrap,
-        )
-
-    reward_targets = estimate(rewards, experience.reward_values)
-    cost_targets = {
-        name: estimate(costs[name], values)
-        for name, values in experience.cost_values.items()
-    }
-    metrics = _stream_metrics('reward', '', rewards, reward_targets, mask)
-    for name, found in cost_targets.items():
-        metrics |= _stream_metrics('cost', f'/{name}', costs[name], found, mask)
-    targets = Targets(
-        reward_advantages=reward_targets[0],
-        reward_returns=reward_targets[1],
-        cost_advantages={name: found[0] for name, found in cost_targets.items()},
-        cost_returns={name: found[1] for name, found in cost_targets.items()},
-    )
-    return targets, metrics
-
-
-def _stream_metrics(kind, suffix, stream, targets, mask) -> Metrics:
-    advantages, returns = targets
-    return {
-        f'train/{kind}_with_kl_penalty{suffix}': jnp.mean(jnp.sum(stream, axis=1)),
-        f'train/{kind}_advantage{suffix}': masked.masked_mean(advantages, mask),
-        f'train/{kind}_return{suffix}': masked.masked_mean(returns, mask),
-    }
-
-
 def actor_loss(
     params: Any,
     batch: tuple[types.Samples, jax.Array],
     *,
     model: transformer.CausalLM,
-    config: PPOConfig,
+    config: ppo_config.PPOConfig,
 ) -> tuple[jax.Array, state_lib.Aux]:
     """The clipped objective on (samples, advantages [B, G])."""
     samples, advantages = batch
@@ -301,7 +163,7 @@ def actor_gradients(
     batch: tuple[types.Samples, jax.Array, types.SftBatch | None],
     *,
     model: transformer.CausalLM,
-    config: PPOConfig,
+    config: ppo_config.PPOConfig,
 ) -> tuple[Any, Metrics]:
     """Gradients of the clipped objective, plus ptx_coeff times PTX's where given.
 
@@ -329,7 +191,7 @@ def critic_loss(
     batch: tuple[types.Samples, jax.Array, jax.Array],
     *,
     model: score.ScoreModel,
-    config: PPOConfig,
+    config: ppo_config.PPOConfig,
 ) -> tuple[jax.Array, state_lib.Aux]:
     """The clipped value loss on (samples, old values [B, G], returns [B, G])."""
     samples, old_values, returns = batch
@@ -352,17 +214,17 @@ def critic_loss(
     return loss, state_lib.Aux(_weight(mask, config), metrics)
 
 
-def _weight(mask, config: PPOConfig) -> jax.Array:
+def _weight(mask, config: ppo_config.PPOConfig) -> jax.Array:
     return jnp.sum(mask) if config.per_token_mean else jnp.float32(mask.shape[0])
 
 
 def update_minibatch(
     state: PPOLagState,
-    batch: tuple[types.Experience, Targets, types.SftBatch | None],
+    batch: tuple[types.Experience, ppo_targets.Targets, types.SftBatch | None],
     *,
     networks: Networks,
     optimizers: Optimizers,
-    config: PPOConfig,
+    config: ppo_config.PPOConfig,
 ) -> tuple[PPOLagState, Metrics]:
     """One update of the actor and every critic, under the present λ."""
     experience, targets, ptx = batch
@@ -427,7 +289,7 @@ def ppo_lag_step(
     *,
     networks: Networks,
     optimizers: Optimizers,
-    config: PPOConfig,
+    config: ppo_config.PPOConfig,
     thresholds: Mapping[str, float],
 ) -> tuple[PPOLagState, Metrics]:
     """Costs enter the windows, λ moves, then the policy learns under the new λ.
@@ -447,7 +309,7 @@ def ppo_lag_step(
     """
     experience, ptx = batch
     state = move_multipliers(state, experience.costs, thresholds, optimizers)
-    targets, metrics = make_targets(experience, config)
+    targets, metrics = ppo_targets.make_targets(experience, config)
     rows = (experience, targets, ptx)
     count = experience.reward.shape[0]
 
@@ -472,7 +334,9 @@ def ppo_lag_step(
     return state.replace(step=state.step + 1), metrics
 
 
-def _rollout_metrics(experience: types.Experience, config: PPOConfig) -> Metrics:
+def _rollout_metrics(
+    experience: types.Experience, config: ppo_config.PPOConfig
+) -> Metrics:
     samples = experience.samples
     kl = jnp.where(samples.response_mask, samples.logps - experience.ref_logps, 0.0)
     lengths = jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)

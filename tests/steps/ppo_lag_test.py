@@ -14,12 +14,14 @@ from beaver_jax import optim
 from beaver_jax import scoring
 from beaver_jax import types
 from beaver_jax.losses import masked
+from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
+from beaver_jax.steps import ppo_targets
 from beaver_jax.steps import sft
 from beaver_jax.steps import state as state_lib
 from tests.steps import rollouts
 
-CONFIG = ppo_lag.PPOConfig(kl_coeff=0.1)
+CONFIG = ppo_config.PPOConfig(kl_coeff=0.1)
 
 
 def assert_close(one, other, rtol=1e-4, atol=1e-6):
@@ -50,18 +52,18 @@ def short_rollout(**changes):
     return types.Experience(**(fields | changes))
 
 
-HAND = ppo_lag.PPOConfig(kl_coeff=0.5, gae_lambda=1.0)
+HAND = ppo_config.PPOConfig(kl_coeff=0.5, gae_lambda=1.0)
 
 
 def test_divergence_enters_both_streams():
-    rewards, costs = ppo_lag.token_rewards(short_rollout(), HAND)
+    rewards, costs = ppo_targets.token_rewards(short_rollout(), HAND)
     # -0.5·1;  -0.5·-1 + 3     and     +0.5·1;  +0.5·-1 + 2
     np.testing.assert_allclose(rewards, [[-0.5, 3.5]])
     np.testing.assert_allclose(costs['harm'], [[0.5, 1.5]])
 
 
 def test_a_cut_response_is_terminal_as_in_the_original():
-    targets, metrics = ppo_lag.make_targets(short_rollout(), HAND)
+    targets, metrics = ppo_targets.make_targets(short_rollout(), HAND)
     # Returns are sums of rewards: 3 and 3.5; advantages less the values 0.5 and 1.
     np.testing.assert_allclose(targets.reward_returns, [[3, 3.5]])
     np.testing.assert_allclose(targets.reward_advantages, [[2.5, 2.5]])
@@ -75,7 +77,7 @@ def test_a_cut_response_is_terminal_as_in_the_original():
 
 def test_or_it_goes_on_with_the_value_and_no_score():
     config = dataclasses.replace(HAND, truncation='bootstrap')
-    targets, _ = ppo_lag.make_targets(short_rollout(), config)
+    targets, _ = ppo_targets.make_targets(short_rollout(), config)
     # Rewards -0.5, 0.5, then V = 4 in place of the score: 4 and 4.5.
     np.testing.assert_allclose(targets.reward_returns, [[4, 4.5]])
     # Costs 0.5, -0.5, then V = 6: 6 and 5.5.
@@ -84,7 +86,7 @@ def test_or_it_goes_on_with_the_value_and_no_score():
 
 def test_shaping_subtracts_costs_from_the_reward():
     config = dataclasses.replace(HAND, shaping={'harm': 0.25})
-    rewards, costs = ppo_lag.token_rewards(short_rollout(cost_values={}), config)
+    rewards, costs = ppo_targets.token_rewards(short_rollout(cost_values={}), config)
     # The end is 0.5 + 3 - 0.25·2; no stream of costs remains.
     np.testing.assert_allclose(rewards, [[-0.5, 3.0]])
     assert costs == {}
@@ -104,7 +106,7 @@ def test_shaping_subtracts_costs_from_the_reward():
 )
 def test_values_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        ppo_lag.PPOConfig(**fields)
+        ppo_config.PPOConfig(**fields)
 
 
 # Losses and gradients of the actor and of a critic.
@@ -318,7 +320,7 @@ def test_minibatches_of_an_epoch_are_the_batch_under_the_new_multipliers(
     two_constraints,
 ):
     batch, state, _, _ = two_constraints
-    targets, _ = ppo_lag.make_targets(batch, CONFIG)
+    targets, _ = ppo_targets.make_targets(batch, CONFIG)
     value = {name: float(x) for name, x in state.multiplier.params.items()}
     # (A_r - λ_1·A_1 - λ_2·A_2) / (1 + λ_1 + λ_2)
     advantages = (
