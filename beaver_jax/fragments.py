@@ -30,7 +30,8 @@ def run(stage: str, preset: str) -> ml_collections.ConfigDict:
     config.base = 'models/llama-7b' if preset == 'llama-7b' else ''
     config.seed = 0
     # A stage that the same config began goes on. What another config began is refused
-    # ('refuse'), goes on under this one ('resume') or is moved aside ('overwrite').
+    # ('refuse'), goes on under this one ('resume') or is moved aside ('overwrite', each
+    # time: what it began goes on without it).
     config.if_exists = 'refuse'
     config.mesh = _dict(data=-1, fsdp=1, tensor=1)
     config.data = data(config, world=preset == 'tiny')

@@ -1,5 +1,6 @@
 """The evaluation: its arithmetic, and the command."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_without_costs_there_is_no_safety():
     assert evaluators.safety_table(plain, plain) == {}
     assert 'cost' not in plain.row(0)
     assert evaluate.summarize({'a': plain, 'b': plain}, 'a')['tables'] == {}
+
+
+def test_the_first_of_several_costs_decides_what_is_safe():
+    costs = {'harm': np.array([-1.0, 2.0]), 'length': np.array([5.0, 7.0])}
+    several = dataclasses.replace(answers([1, 2], None), costs=costs)
+    found = dict(evaluators.policy(several))
+    assert (found['cost'], found['cost/length'], found['safe_rate']) == (0.5, 6.0, 0.5)
+    row = several.row(1)
+    assert (row['cost'], row['cost/length']) == (2.0, 7.0)
 
 
 def test_gold_scores():

@@ -347,6 +347,13 @@ def test_tables_have_only_columns_with_figures(run):
     ]
 
 
+def test_costs_beyond_the_first_have_columns():
+    summary = {'policies': ['sft'], 'sft': {'cost': 1.0, 'cost/length': 7.0}}
+    (table,) = summaries.tables(summary)
+    assert table.columns == ['policy', 'cost', 'cost/length']
+    assert table.rows == [['SFT', '1.000', '7.000']]
+
+
 def test_the_command_prints_the_tables(run, capsys):
     assert command.main([str(run)]) == 0
     out = capsys.readouterr().out

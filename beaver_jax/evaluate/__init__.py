@@ -137,11 +137,9 @@ def samples(
 def show(results: dict[str, Any]) -> None:
     """Prints the table of policies."""
     models = results['models']
-    names = {
-        key: name
-        for key, name in _NAMES.items()
-        if any(key in values for values in models.values())
-    }
+    keys = {key for values in models.values() for key in values}
+    names = {key: name for key, name in _NAMES.items() if key in keys}
+    names |= {key: key for key in sorted(keys) if key.startswith('cost/')}
     rows = [
         [name, *(terminal.number(values.get(key)) for key in names)]
         for name, values in models.items()

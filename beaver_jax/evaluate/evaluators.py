@@ -37,7 +37,8 @@ class Answers:
     def row(self, i: int) -> dict[str, Any]:
         """Answer i with its scores."""
         row = {'text': self.texts[i], 'reward': float(self.reward[i])}
-        row |= {'cost': float(self.cost[i])} if self.costs else {}
+        for n, (name, costs) in enumerate(self.costs.items()):
+            row[f'cost/{name}' if n else 'cost'] = float(costs[i])
         for name, gold in (
             ('gold_helpfulness', self.gold_helpfulness),
             ('gold_cost', self.gold_cost),

@@ -63,8 +63,6 @@ def _seeds(run: files.Run) -> dict[str, Any]:
 
 def _seconds(run: files.Run) -> dict[str, Any]:
     seconds = _of_stages(run, 'seconds')
-    if 'seconds' in run.results:
-        seconds['evaluate'] = run.results['seconds']
     return {'seconds': seconds | {'total': sum(seconds.values())}} if seconds else {}
 
 
@@ -112,11 +110,10 @@ def tables(summary: dict[str, Any]) -> list[Table]:
 def policies(summary: dict[str, Any]) -> Table:
     """What was measured of each policy on held-out prompts."""
     measured = {name: summary[name] for name in summary.get('policies', [])}
-    columns = [
-        column
-        for column in POLICY_COLUMNS
-        if any(column[0] in policy for policy in measured.values())
-    ]
+    keys = {key for policy in measured.values() for key in policy}
+    columns = [column for column in POLICY_COLUMNS if column[0] in keys]
+    # Costs beyond the first, which decides what is safe.
+    columns += [(key, key, False) for key in sorted(keys) if key.startswith('cost/')]
     rows = [
         [label(name), *(figure(policy.get(key), share) for key, _, share in columns)]
         for name, policy in measured.items()
@@ -162,7 +159,7 @@ def stages(summary: dict[str, Any]) -> Table:
     }
     keys = [key for key in parts if any(key in timing for timing in timings.values())]
     names = list(dict.fromkeys([*timings, *seconds]))
-    names.sort(key=[*files.STAGES, 'evaluate', 'total', *names].index)
+    names.sort(key=[*files.STAGES, 'total', *names].index)
     rows = [
         [
             label(name),
