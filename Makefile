@@ -1,5 +1,5 @@
 # make demo [SEED=0] [RUN=runs/tiny]   the whole chain on the built-in world
-# make test [ARGS='-k name']           the test suite
+# make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
 # make parity                          tests against PyTorch, which it installs
 # make clean                           removes caches; keeps .venv and runs/
@@ -10,6 +10,7 @@ VENV ?= .venv
 SEED ?= 0
 RUN ?= runs/tiny
 ARGS ?=
+JOBS ?= 2
 
 bin := $(VENV)/bin
 train := $(bin)/python -m beaver_jax.train
@@ -22,7 +23,7 @@ demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo_lag.py $(options)
 
 test: $(VENV)/.installed-dev
-	$(bin)/python -m pytest $(ARGS)
+	$(bin)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff format --check .
