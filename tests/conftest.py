@@ -60,7 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, 'workerinput'):
+        return  # the other processes still compile
     compiled = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
     if compiled.name.startswith('beaver_jax_compiled_'):
         shutil.rmtree(compiled, ignore_errors=True)
