@@ -52,8 +52,9 @@ def golden(golden_dir) -> Golden:
 # Reinforcement learning. The weights that the update sees are those of `*_updated`.
 
 
-def gradients(prefix: str, learner) -> Results:
-    for name, gradient in hf.export_names('llama', learner.opt_state).items():
+def gradients(golden: Golden, prefix: str, learner) -> Results:
+    config = golden.lm('actor')[0].config  # all models have one decoder
+    for name, gradient in hf.export_names(config, learner.opt_state).items():
         yield prefix + name, gradient
 
 
@@ -128,7 +129,7 @@ def ppo_lag_section(golden: Golden) -> Results:
         ('reward_critic', state.reward_critic),
         ('cost_critic', state.cost_critics[golden_set.COST]),
     ):
-        yield from gradients(f'ppo_lag/grad/{name}/', learner)
+        yield from gradients(golden, f'ppo_lag/grad/{name}/', learner)
 
 
 def ppo_section(golden: Golden) -> Results:
@@ -201,7 +202,7 @@ def preference_section(golden: Golden, *, kind: str, loss_type: str) -> Results:
     for i, side in enumerate(sides):
         yield f'{prefix}{side}_end_{kind}', ends[:, i]
         yield f'{prefix}{side}_{kind}s', Where(scores[:, i], batch.mask[:, i])
-    yield from gradients(f'{prefix}grad/', state.model)
+    yield from gradients(golden, f'{prefix}grad/', state.model)
 
 
 def sft_section(golden: Golden) -> Results:
@@ -219,7 +220,7 @@ def sft_section(golden: Golden) -> Results:
     )
     yield 'sft/labels', np.where(answer, tokens, -100)
     yield 'sft/loss', metrics['train/loss']
-    yield from gradients('sft/grad/', state.model)
+    yield from gradients(golden, 'sft/grad/', state.model)
 
 
 def logps_section(golden: Golden) -> Results:

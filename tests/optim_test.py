@@ -58,7 +58,7 @@ def test_values_out_of_range_are_refused(changes, message):
 
 
 def test_matrices_decay_and_biases_and_norms_do_not():
-    config = config_lib.ScoreConfig(backbone=tiny.config(attention_bias=True))
+    config = config_lib.ScoreConfig(backbone=tiny.config(qkv_bias=True, o_bias=True))
     params = hf.abstract_params(score.ScoreModel(config))
     decays = {
         jax.tree_util.keystr(path, simple=True, separator='/'): decays

@@ -1,4 +1,4 @@
-"""Rotary positions, masks, the KV cache and the choice of the attention kernel.
+"""Masks, the KV cache and the choice of the attention kernel.
 
 Axes: B batch, T query time, S key time, N query heads, H kv heads, A head dim.
 """
@@ -35,52 +35,23 @@ def init_cache(config: config_lib.TransformerConfig, rows: int, length: int) -> 
     )
 
 
-def positions_from_mask(mask: jax.Array) -> jax.Array:
-    """Positions of tokens, [B, T] int32: the count of real tokens before each.
+class Context(struct.PyTreeNode):
+    """What the layers of one pass share: where tokens stand, and who sees whom."""
 
-    So left padding, right padding and none give a token the same position. Padding
-    after a row's end counts on, as in safe-rlhf, whose token-wise losses score it.
-    """
-    index = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
-    counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
-    # Padding so far, as seen from the last real token.
-    skipped = jax.lax.cummax(jnp.where(mask, index + 1 - counts, 0), axis=1)
-    return index - skipped
+    angles: tuple[jax.Array, jax.Array] | None  # [B, 1, T, R/2], R rotated dimensions
+    mask: jax.Array  # [B, T, S] bool
+    near: jax.Array | None  # [B, T, S] bool, of windowed layers
+    bias: jax.Array | None  # [B, N, 1, S] float32, added to the logits
 
-
-def rotations(
-    positions: jax.Array, *, head_dim: int, theta: float
-) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every position's angles, for all layers and heads.
-
-    Args:
-      positions: [B, T] int32.
-      head_dim: A.
-      theta: Base of the frequencies θ^(-2i/A).
-
-    Returns:
-      (cosines, sines), [B, 1, T, A/2] float32 each.
-    """
-    half = head_dim // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[:, None, :, None] * frequencies.reshape(1, 1, 1, half)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary position embedding over half-split pairs (Su et al., arXiv 2104.09864).
-
-    Args:
-      x: [B, heads, T, A].
-      angles: Of `rotations`.
-
-    Returns:
-      [B, heads, T, A], of the type of x; rotated in float32.
-    """
-    cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+    def of_layer(self, windowed: bool | jax.Array) -> 'Context':
+        """With the mask of one layer."""
+        if self.near is None:
+            return self
+        if isinstance(windowed, bool):
+            mask = self.near if windowed else self.mask
+        else:
+            mask = jnp.where(windowed, self.near, self.mask)
+        return self.replace(mask=mask, near=None)
 
 
 def attention_mask(
@@ -103,7 +74,26 @@ def attention_mask(
     return seen | ((keys == queries)[None] & alone)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def near_mask(mask: jax.Array, query_start: jax.Array | int, window: int) -> jax.Array:
+    """Of those seen, [B, T, S], the ones among the last `window` tokens.
+
+    Places are counted, not real tokens: padding stands only at a row's ends.
+    """
+    queries = query_start + jnp.arange(mask.shape[1])[:, None]
+    keys = jnp.arange(mask.shape[2])[None, :]
+    return mask & (queries - keys < window)[None]
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
     """Scaled dot-product attention with grouped heads.
 
     cuDNN's fused kernel where it can, XLA elsewhere; jax.nn would not choose cuDNN
@@ -114,16 +104,21 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
       k: [B, H, S, A], H divides N.
       v: [B, H, S, A].
       mask: [B, T, S] bool.
+      scale: Multiplies the logits; None is 1/√A.
+      softcap: Bounds them, as c·tanh(x/c).
+      bias: [B, N, 1, S], added to them.
 
     Returns:
       [B, N, T, A].
     """
-    if jax.default_backend() == 'gpu' and _fits_cudnn(q, k):
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    plain = softcap is None and bias is None
+    if jax.default_backend() == 'gpu' and plain and _fits_cudnn(q, k):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask[:, None], implementation='cudnn'
+            q, k, v, mask=mask[:, None], scale=scale, implementation='cudnn'
         ).swapaxes(1, 2)
-    return _attend_xla(q, k, v, mask)
+    return _attend_xla(q, k, v, mask, scale, softcap, bias)
 
 
 def _fits_cudnn(q, k) -> bool:
@@ -137,14 +132,18 @@ def _fits_cudnn(q, k) -> bool:
     )
 
 
-def _attend_xla(q, k, v, mask):
+def _attend_xla(q, k, v, mask, scale, softcap, bias):
     rows, heads, queries, width = q.shape
     kv_heads = k.shape[1]
     # The query heads of one kv head stand side by side: more rows of one matmul.
     q = q.reshape(rows, kv_heads, -1, width)
     logits = jnp.einsum('BHQA,BHSA->BHQS', q, k, preferred_element_type=jnp.float32)
-    logits = logits.reshape(rows, heads, queries, -1)
-    logits = jnp.where(mask[:, None], logits * width**-0.5, -1e30)
+    logits = logits.reshape(rows, heads, queries, -1) * scale
+    if softcap is not None:
+        logits = softcap * jnp.tanh(logits / softcap)
+    if bias is not None:
+        logits = logits + bias
+    logits = jnp.where(mask[:, None], logits, -1e30)
     # softmax(l)·v = (e^(l - max)·v) / Σe^(l - max), divided after the matmul, where
     # there is less to divide. The maximum cancels: no gradient flows through it.
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))

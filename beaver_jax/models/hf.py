@@ -23,10 +23,16 @@ Place = weights_lib.Place
 Path = weights_lib.Path
 Config = TypeVar('Config')
 
-SCORE_HEAD = (
-    ('score_head/kernel', 'score_head.weight', True),
-    ('score_head/bias', 'score_head.bias', False),
-)
+CLASSIFIER = 'ForSequenceClassification'
+# Modules of a score model's head: safe-rlhf's, and that of a classifier.
+HEADS = ('score_head', 'score')
+# Leaves of our modules as theirs are called.
+LEAVES = {
+    'kernel': 'weight',
+    'scale': 'weight',
+    'embedding': 'weight',
+    'bias': 'bias',
+}
 NORMALIZER = ('normalizer.mean', 'normalizer.var', 'normalizer.count')
 
 
@@ -55,8 +61,14 @@ def read_hf_config(directory: Path) -> dict[str, Any]:
 
 
 def is_score_model(hf: Mapping[str, Any]) -> bool:
-    """Whether config.json is that of a score model."""
-    return any('Score' in name for name in hf.get('architectures') or ())
+    """Whether config.json is that of a score model: safe-rlhf's, or a classifier."""
+    names = hf.get('architectures') or ()
+    return is_classifier(hf) or any('Score' in name for name in names)
+
+
+def is_classifier(hf: Mapping[str, Any]) -> bool:
+    """Whether config.json is that of an AutoModelForSequenceClassification."""
+    return any(name.endswith(CLASSIFIER) for name in hf.get('architectures') or ())
 
 
 def decoder_config(hf: Mapping[str, Any]) -> config_lib.TransformerConfig:
@@ -67,6 +79,11 @@ def decoder_config(hf: Mapping[str, Any]) -> config_lib.TransformerConfig:
 
 def score_config(hf: Mapping[str, Any]) -> config_lib.ScoreConfig:
     """The score model of config.json; safe-rlhf's older layout says `bias`."""
+    if is_classifier(hf):
+        labels = len(hf.get('id2label') or (0, 1))  # two where nothing is said
+        return config_lib.ScoreConfig(
+            backbone=decoder_config(hf), score_dim=labels, score_bias=False
+        )
     return config_lib.ScoreConfig(
         backbone=decoder_config(hf),
         score_type=hf.get('score_type', 'reward'),
@@ -92,28 +109,48 @@ def _translate(
 
 
 def entries(
-    family: str, abstract: Params, *, prefix: str = ''
+    config: config_lib.TransformerConfig,
+    abstract: Params,
+    *,
+    prefix: str = '',
+    head: str = HEADS[0],
 ) -> list[weights_lib.Entry]:
-    """Where each parameter of a tree stands in a checkpoint of a family.
+    """Where each parameter of a tree stands in a checkpoint of the config's family.
 
     Args:
-      family: model_type of config.json.
+      config: Of the decoder.
       abstract: Parameters or their shapes.
       prefix: Path of the decoder in the tree, such as 'backbone/'.
+      head: What the checkpoint calls a score head.
     """
-    table = {
-        prefix + path: (name, transposed)
-        for path, name, transposed in families.FAMILIES[family].NAMES
-    }
-    table |= {path: (name, transposed) for path, name, transposed in SCORE_HEAD}
+    family = families.FAMILIES[config.family]
+    modules = {prefix + ours: theirs for ours, theirs in family.modules.items()}
+    modules['score_head'] = head
     found = []
     for path, leaf in traverse_util.flatten_dict(abstract, sep='/').items():
-        name, transposed = table[path]
-        stacked = '{}' in name
+        module, _, kind = path.rpartition('/')
+        theirs = modules[module]
+        parts = [ours for ours, name in modules.items() if name == theirs]
+        stacked = '{}' in theirs
         layers = range(leaf.shape[0]) if stacked else range(1)
-        names = tuple(name.format(i) for i in layers)
-        found.append(weights_lib.Entry(path, names, stacked, transposed))
+        found.append(
+            weights_lib.Entry(
+                path=path,
+                names=tuple(f'{theirs.format(i)}.{LEAVES[kind]}' for i in layers),
+                stacked=stacked,
+                transposed=kind == 'kernel' and not (family.conv1d and stacked),
+                part=parts.index(module),
+                parts=len(parts),
+                groups=config.num_heads if family.fused == 'heads' else 1,
+            )
+        )
     return found
+
+
+def _lm_head(config: config_lib.TransformerConfig) -> list[str]:
+    """Tensors of the projection to logits."""
+    name = families.FAMILIES[config.family].modules['lm_head']
+    return [f'{name}.weight', f'{name}.bias']
 
 
 def abstract_params(model: Any) -> Params:
@@ -153,11 +190,12 @@ def load_causal_lm(
     abstract = abstract_params(model)
     params, _ = weights_lib.load(
         directory,
-        entries(hf['model_type'], abstract),
+        entries(config, abstract),
         abstract,
         place=place,
         dtype=param_dtype,
-        ignored=('lm_head.weight',) if config.tie_embeddings else (),
+        ignored=_lm_head(config) if config.tie_embeddings else (),
+        prefix=families.FAMILIES[config.family].prefix,
     )
     return model, params
 
@@ -169,7 +207,7 @@ def load_score_model(
     param_dtype: str = 'float32',
     **changes: Any,
 ) -> tuple[score.ScoreModel, Params, score.Normalizer]:
-    """Loads a score model in safe-rlhf's layout, newer or older.
+    """Loads a score model in safe-rlhf's layout, newer or older, or a classifier.
 
     Mean and variance in config.json are overwritten by the buffers, where present.
 
@@ -187,11 +225,11 @@ def load_score_model(
     abstract = abstract_params(model)
     params, weights = weights_lib.load(
         directory,
-        entries(hf['model_type'], abstract, prefix='backbone/'),
+        entries(backbone, abstract, prefix='backbone/', head=HEADS[is_classifier(hf)]),
         abstract,
         place=place,
         dtype=param_dtype,
-        ignored=('lm_head.weight', *NORMALIZER),
+        ignored=(*_lm_head(backbone), *NORMALIZER),
     )
     return model, params, _load_normalizer(directory, hf, weights, config.score_dim)
 
@@ -227,24 +265,32 @@ def load_backbone(
     hf = read_hf_config(directory)
     config = dataclasses.replace(_translate(directory, hf, decoder_config), **changes)
     abstract = abstract_params(transformer.Decoder(config))
+    heads = (f'{head}.{leaf}' for head in HEADS for leaf in ('weight', 'bias'))
     params, _ = weights_lib.load(
         directory,
-        entries(hf['model_type'], abstract),
+        entries(config, abstract),
         abstract,
         place=place,
         dtype=param_dtype,
-        ignored=('lm_head.weight', *NORMALIZER, *(name for _, name, _ in SCORE_HEAD)),
+        ignored=(*_lm_head(config), *NORMALIZER, *heads),
+        prefix=families.FAMILIES[config.family].prefix,
     )
     return config, params
 
 
-def export_names(family: str, params: Params) -> dict[str, np.ndarray]:
+def export_names(
+    config: config_lib.TransformerConfig, params: Params
+) -> dict[str, np.ndarray]:
     """Parameters on the host as {Hugging Face name: array in PyTorch's orientation}.
 
     Also serves gradients and any other tree of the parameters' shape.
+
+    Args:
+      config: Of the decoder.
+      params: Of a decoder, a causal LM or a score model.
     """
     prefix = 'backbone/' if 'backbone' in params else ''
-    return weights_lib.named(entries(family, params, prefix=prefix), params)
+    return weights_lib.named(entries(config, params, prefix=prefix), params)
 
 
 def save_causal_lm(
@@ -252,7 +298,6 @@ def save_causal_lm(
     config: config_lib.TransformerConfig,
     params: Params,
     *,
-    family: str = 'llama',
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a directory that `transformers` loads.
@@ -261,15 +306,14 @@ def save_causal_lm(
       directory: Made if it does not exist.
       config: The decoder.
       params: On the host or fully addressable; their type is the exported type.
-      family: model_type.
       extra: Further fields of config.json, such as the special tokens' ids.
 
     Raises:
       OSError: A file cannot be written.
     """
-    module = families.FAMILIES[family]
-    hf = module.to_hf(config) | {'architectures': [module.ARCHITECTURE]}
-    _save(directory, hf | dict(extra or {}), export_names(family, params))
+    family = families.FAMILIES[config.family]
+    hf = family.to_hf(config) | {'architectures': [family.architecture]}
+    _save(directory, hf | dict(extra or {}), export_names(config, params))
 
 
 def save_score_model(
@@ -278,18 +322,17 @@ def save_score_model(
     params: Params,
     normalizer: score.Normalizer,
     *,
-    family: str = 'llama',
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a directory in safe-rlhf's layout.
 
     Args and errors: see `save_causal_lm`; `normalizer` goes into buffers and config.
     """
-    module = families.FAMILIES[family]
+    family = families.FAMILIES[config.backbone.family]
     mean = np.asarray(normalizer.mean, np.float32)
     var = np.asarray(normalizer.var, np.float32)
-    hf = module.to_hf(config.backbone) | {
-        'architectures': [module.SCORE_ARCHITECTURE],
+    hf = family.to_hf(config.backbone) | {
+        'architectures': [family.score_architecture],
         'score_type': config.score_type,
         'score_dim': config.score_dim,
         'score_bias': config.score_bias,
@@ -300,7 +343,7 @@ def save_score_model(
     }
     if config.momentum is not None:
         hf['momentum'] = config.momentum
-    tensors = export_names(family, params) | {
+    tensors = export_names(config.backbone, params) | {
         'normalizer.mean': mean,
         'normalizer.var': var,
         'normalizer.count': np.asarray(normalizer.count, np.int64).reshape(1),

@@ -1,4 +1,4 @@
-"""The one decoder: RMSNorm, rotary grouped-query attention, gated feed-forward.
+"""The one decoder, of which every family is a setting: see `config`.
 
 Axes: B batch, T time, L layers, D model, N query heads, H kv heads, A head dim,
 F feed-forward, V vocabulary. Kernels are two-dimensional, [in, out]; the layers'
@@ -6,6 +6,7 @@ are stacked, [L, in, out], and scanned. Decoding with a cache unrolls the layers
 instead, because a scan that returns the cache would copy it.
 """
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -16,23 +17,35 @@ from jax.sharding import PartitionSpec as P
 
 from beaver_jax.models import attention
 from beaver_jax.models import config as config_lib
+from beaver_jax.models import positions
 
 # Ordered; the first full match wins; an unmatched parameter is an error.
 RULES = (
     (r'(backbone/)?embed/embedding', P('tensor', 'fsdp')),
+    (r'(backbone/)?position_embed/embedding', P(None, 'fsdp')),
+    (r'(backbone/)?embed_in/kernel', P('fsdp', 'tensor')),
+    (r'(backbone/)?embed_out/kernel', P('tensor', 'fsdp')),
     (r'(backbone/)?layers/attention/[qkv]/kernel', P(None, 'fsdp', 'tensor')),
     (r'(backbone/)?layers/attention/[qkv]/bias', P(None, 'tensor')),
+    (r'(backbone/)?layers/attention/[qk]_norm/scale', P(None, None)),
     (r'(backbone/)?layers/attention/o/kernel', P(None, 'tensor', 'fsdp')),
     (r'(backbone/)?layers/mlp/(gate|up)/kernel', P(None, 'fsdp', 'tensor')),
     (r'(backbone/)?layers/mlp/(gate|up)/bias', P(None, 'tensor')),
     (r'(backbone/)?layers/mlp/down/kernel', P(None, 'tensor', 'fsdp')),
     (r'(backbone/)?layers/(attention/o|mlp/down)/bias', P(None, None)),
-    (r'(backbone/)?layers/\w+_norm/scale', P(None, None)),
-    (r'(backbone/)?final_norm/scale', P(None)),
+    (r'(backbone/)?layers/\w+_norm/(scale|bias)', P(None, None)),
+    (r'(backbone/)?(final|embed)_norm/(scale|bias)', P(None)),
     (r'lm_head/kernel', P('fsdp', 'tensor')),
+    (r'lm_head/bias', P('tensor')),
     (r'score_head/kernel', P('fsdp', None)),
     (r'score_head/bias', P(None)),
 )
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'silu': nn.silu,
+    'gelu': functools.partial(nn.gelu, approximate=False),
+    'gelu_tanh': functools.partial(nn.gelu, approximate=True),
+    'relu': nn.relu,
+}
 BATCH = ('data', 'fsdp')
 
 
@@ -81,7 +94,28 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · scale, in float32 (Zhang and Sennrich, arXiv 1910.07467)."""
+    """x / rms(x) · (offset + scale), in float32 (arXiv 1910.07467)."""
+
+    eps: float
+    dtype: str
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x):
+        """Keeps the shape."""
+        init = nn.initializers.constant(1 - self.offset)
+        scale = self.param('scale', init, (x.shape[-1],))
+        scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + self.eps)
+        if self.offset:  # Gemma scales before it rounds, LLaMA after
+            return (normed * (self.offset + scale)).astype(self.dtype)
+        return normed.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / std(x) · scale + bias, in float32 (arXiv 1607.06450)."""
 
     eps: float
     dtype: str
@@ -89,11 +123,22 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Keeps the shape."""
+        width = (1,) * (x.ndim - 1) + (-1,)
         scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = (wide * jax.lax.rsqrt(mean_square + self.eps)).astype(self.dtype)
-        return normed * scale.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.eps)
+        return (normed * scale.reshape(width) + bias.reshape(width)).astype(self.dtype)
+
+
+def norm(config: config_lib.TransformerConfig, name: str | None = None) -> nn.Module:
+    """The config's normalization of the residual stream."""
+    c = config
+    if c.norm == 'layer':
+        return LayerNorm(c.norm_eps, c.dtype, name=name)
+    return RMSNorm(c.norm_eps, c.dtype, c.norm_offset, name=name)
 
 
 class Attention(nn.Module):
@@ -102,20 +147,23 @@ class Attention(nn.Module):
     config: config_lib.TransformerConfig
 
     @nn.compact
-    def __call__(self, x, angles, mask, past=None, index=None):
+    def __call__(self, x, context, past=None, index=None):
         """Maps [B, T, D] to [B, T, D]; returns also the keys and values written."""
         c = self.config
-        linear = functools.partial(
-            Linear, bias=c.attention_bias, dtype=c.dtype, std=c.init_std
-        )
+        linear = functools.partial(Linear, dtype=c.dtype, std=c.init_std)
         rows, length, _ = x.shape
 
         def by_head(heads, name):
-            y = linear(heads * c.head_dim, name=name)(x)
-            return y.reshape(rows, length, heads, c.head_dim).swapaxes(1, 2)
+            y = linear(heads * c.head_dim, bias=c.qkv_bias, name=name)(x)
+            y = y.reshape(rows, length, heads, c.head_dim).swapaxes(1, 2)
+            if c.qk_norm and name != 'v':
+                y = RMSNorm(c.norm_eps, c.dtype, c.norm_offset, name=f'{name}_norm')(y)
+            if context.angles is None or name == 'v':
+                return y
+            return positions.rotate(y, context.angles, interleaved=c.rope_interleaved)
 
-        q = attention.rotate(by_head(c.num_heads, 'q'), angles)  # [B, N, T, A]
-        k = attention.rotate(by_head(c.num_kv_heads, 'k'), angles)  # [B, H, T, A]
+        q = by_head(c.num_heads, 'q')  # [B, N, T, A]
+        k = by_head(c.num_kv_heads, 'k')  # [B, H, T, A]
         v = by_head(c.num_kv_heads, 'v')
         if past is not None:
             start = (0, 0, index, 0)
@@ -123,12 +171,21 @@ class Attention(nn.Module):
             v = jax.lax.dynamic_update_slice(past[1], v, start)
             k = constrain(k, BATCH, 'tensor', None, None)
             v = constrain(v, BATCH, 'tensor', None, None)
-        out = attention.attend(q, k, v, mask).swapaxes(1, 2).reshape(rows, length, -1)
-        return linear(c.embed_dim, name='o')(out), (k, v)
+        out = attention.attend(
+            q,
+            k,
+            v,
+            context.mask,
+            scale=c.attention_scale,
+            softcap=c.attention_softcap,
+            bias=context.bias,
+        )
+        out = out.swapaxes(1, 2).reshape(rows, length, -1)
+        return linear(c.embed_dim, bias=c.o_bias, name='o')(out), (k, v)
 
 
 class Mlp(nn.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
+    """down(f(up(x))), or gated: down(f(gate(x)) · up(x)) (arXiv 2002.05202)."""
 
     config: config_lib.TransformerConfig
 
@@ -139,25 +196,47 @@ class Mlp(nn.Module):
         linear = functools.partial(
             Linear, bias=c.mlp_bias, dtype=c.dtype, std=c.init_std
         )
-        gate = nn.silu(linear(c.mlp_dim, name='gate')(x))
-        return linear(c.embed_dim, name='down')(gate * linear(c.mlp_dim, name='up')(x))
+        activation = ACTIVATIONS[c.activation]
+        up = linear(c.mlp_dim, name='up')(x)
+        if c.gated:
+            up = activation(linear(c.mlp_dim, name='gate')(x)) * up
+        else:
+            up = activation(up)
+        return linear(c.embed_dim, name='down')(up)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); or as the config has it."""
 
     config: config_lib.TransformerConfig
 
     @nn.compact
-    def __call__(self, x, angles, mask, past=None, index=None):
+    def __call__(self, x, context, past=None, index=None):
         """Maps [B, T, D] to [B, T, D]; returns also this layer's keys and values."""
         c = self.config
-        norm = functools.partial(RMSNorm, c.norm_eps, c.dtype)
-        mixed, written = Attention(c, name='attention')(
-            norm(name='attention_norm')(x), angles, mask, past, index
-        )
-        x = x + mixed
-        x = x + Mlp(c, name='mlp')(norm(name='mlp_norm')(x))
+        attend, mlp = Attention(c, name='attention'), Mlp(c, name='mlp')
+        attention_norm = norm(c, 'attention_norm')
+
+        def normed(x):
+            return attention_norm(x) if c.norm_first else x
+
+        h = normed(x)
+        mixed, written = attend(h, context, past, index)
+        if c.residual != 'sequential':
+            # One norm serves both, or each has its own.
+            shared = c.residual == 'parallel_shared_norm'
+            x = x + mixed + mlp(h if shared else norm(c, 'mlp_norm')(x))
+        elif c.norm_first:
+            if c.post_norms:
+                mixed = norm(c, 'attention_post_norm')(mixed)
+            x = x + mixed
+            fed = mlp(norm(c, 'mlp_norm')(x))
+            if c.post_norms:
+                fed = norm(c, 'mlp_post_norm')(fed)
+            x = x + fed
+        else:
+            x = attention_norm(x + mixed)
+            x = norm(c, 'mlp_norm')(x + mlp(x))
         return constrain(x, BATCH, None, None), written
 
 
@@ -169,26 +248,32 @@ class Decoder(nn.Module):
     def setup(self):
         """Declares the parameters; the layers' are stacked, [L, ...]."""
         c = self.config
-        self.embed = nn.Embed(
-            c.vocab_size,
-            c.embed_dim,
-            dtype=c.dtype,
-            embedding_init=nn.initializers.normal(c.init_std),
+        embed = functools.partial(
+            nn.Embed, dtype=c.dtype, embedding_init=nn.initializers.normal(c.init_std)
         )
+        linear = functools.partial(Linear, bias=False, dtype=c.dtype, std=c.init_std)
+        self.embed = embed(c.vocab_size, c.hidden_width)
+        if c.positions == 'learned':
+            rows = c.max_positions + c.position_offset
+            self.position_embed = embed(rows, c.embed_dim)
+        if c.embed_width is not None:
+            self.embed_in = linear(c.embed_dim)
+            self.embed_out = linear(c.embed_width)
+        if c.embed_norm:
+            self.embed_norm = norm(c)
         given: Any = self.get_variable('params', 'layers')
         unstacked = isinstance(given, tuple)  # see `unstack`
         self.layers = given if unstacked else self.param('layers', self._init_layers)
-        self.final_norm = RMSNorm(c.norm_eps, c.dtype)
+        if c.final_norm:
+            self.final_norm = norm(c)
 
     def _init_layers(self, key):
         c = self.config
-        example = (
-            jnp.zeros((1, 1, c.embed_dim), c.dtype),
-            self._angles(jnp.zeros((1, 1), jnp.int32)),
-            jnp.ones((1, 1, 1), bool),
-        )
+        x, one = jnp.zeros((1, 1, c.embed_dim), c.dtype), jnp.ones((1, 1), bool)
+        context = self._context(one, jnp.zeros((1, 1), jnp.int32), 0, 1)
         block = Block(c, parent=None)
-        init = jax.vmap(lambda key: block.init(key, *example)['params'])
+        part = context.of_layer(False)
+        init = jax.vmap(lambda key: block.init(key, x, part)['params'])
         return init(jax.random.split(key, c.num_layers))
 
     def __call__(self, tokens, mask, cache: attention.Cache | None = None):
@@ -202,53 +287,92 @@ class Decoder(nn.Module):
         Returns:
           (hidden states [B, T, D] after the final norm, the new cache or None).
         """
+        length = tokens.shape[1]
         if cache is None:
-            angles = self._angles(attention.positions_from_mask(mask))
-            seen = attention.attention_mask(mask, 0, tokens.shape[1])
-            return self._scan(tokens, mask, angles, seen), None
+            places = positions.positions_from_mask(mask)
+            context = self._context(mask, places, 0, length)
+            x = constrain(self._embed(tokens, places), BATCH, None, None)
+            # A pad token's embedding learns nothing, though token-wise losses score
+            # it: it is often 0, where RMSNorm's slope is 1/√ε and would drown all else.
+            x = jnp.where(mask[..., None], x, jax.lax.stop_gradient(x))
+            return self._close(self._scan(x, context)), None
         key_mask = jax.lax.dynamic_update_slice(cache.mask, mask, (0, cache.index))
         before = jnp.sum(cache.mask, axis=-1, keepdims=True, dtype=jnp.int32)
         counts = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
-        angles = self._angles(jnp.maximum(before + counts - 1, 0))
-        seen = attention.attention_mask(key_mask, cache.index, tokens.shape[1])
-        hidden, written = self._unroll(tokens, angles, seen, cache)
+        places = jnp.maximum(before + counts - 1, 0)
+        context = self._context(key_mask, places, cache.index, length)
+        x, written = self._unroll(self._embed(tokens, places), context, cache)
         keys, values = zip(*written, strict=True)
-        index = cache.index + tokens.shape[1]
-        return hidden, attention.Cache(keys, values, key_mask, index)
+        index = cache.index + length
+        return self._close(x), attention.Cache(keys, values, key_mask, index)
 
-    def _angles(self, positions):
+    def _embed(self, tokens, places):
+        """Token ids and positions [B, T] to the residual stream [B, T, D]."""
         c = self.config
-        return attention.rotations(positions, head_dim=c.head_dim, theta=c.rope_theta)
+        x = self.embed(tokens)
+        if c.embed_scale != 1:
+            x = x * jnp.asarray(c.embed_scale, x.dtype)
+        if c.embed_width is not None:
+            x = self.embed_in(x)
+        if c.positions == 'learned':
+            # Padding after a row's end counts on, beyond the table's end at most.
+            x = x + self.position_embed(
+                jnp.minimum(places, c.max_positions - 1) + c.position_offset
+            )
+        return self.embed_norm(x) if c.embed_norm else x
 
-    def _scan(self, tokens, mask, angles, seen):
-        block = Block(self.config, parent=None)
+    def _close(self, x):
+        """From the last layer's output to the hidden states."""
+        c = self.config
+        x = self.final_norm(x) if c.final_norm else x
+        return x if c.embed_width is None else self.embed_out(x)
 
-        def layer(x, params):
-            return block.apply({'params': params}, x, angles, seen)[0], None
+    def _context(self, key_mask, places, start, length):
+        c = self.config
+        seen = attention.attention_mask(key_mask, start, length)
+        near = None
+        if c.window is not None:
+            near = attention.near_mask(seen, start, c.window)
+        rotated = c.positions == 'rope'
+        return attention.Context(
+            angles=positions.rotations(places, c) if rotated else None,
+            mask=seen,
+            near=near,
+            bias=positions.alibi(key_mask, c.num_heads)
+            if c.positions == 'alibi'
+            else None,
+        )
 
-        if self.config.remat == 'full':
+    def _scan(self, x, context):
+        c = self.config
+        block = Block(c, parent=None)
+
+        def layer(x, of_layer):
+            params, windowed = of_layer
+            part = context.of_layer(windowed)
+            return block.apply({'params': params}, x, part)[0], None
+
+        if c.remat == 'full':
             layer = jax.checkpoint(layer)
-        elif self.config.remat == 'dots':
+        elif c.remat == 'dots':
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             layer = jax.checkpoint(layer, policy=policy)
-        x = constrain(self.embed(tokens), BATCH, None, None)
-        # A pad token's embedding learns nothing, though token-wise losses score it:
-        # it is often 0, where RMSNorm's slope is 1/√ε and would drown all else.
-        x = jnp.where(mask[..., None], x, jax.lax.stop_gradient(x))
-        x, _ = jax.lax.scan(layer, x, self.layers)
-        return self.final_norm(x)
+        windowed = jnp.asarray(c.layer_windows())
+        return jax.lax.scan(layer, x, (self.layers, windowed))[0]
 
-    def _unroll(self, tokens, angles, seen, cache):
-        block = Block(self.config, parent=None)
-        x, written = self.embed(tokens), []
-        layers = layer_list(self.layers, self.config.num_layers)
-        for i, params in enumerate(layers):
+    def _unroll(self, x, context, cache):
+        c = self.config
+        block = Block(c, parent=None)
+        written = []
+        layers = zip(
+            layer_list(self.layers, c.num_layers), c.layer_windows(), strict=True
+        )
+        for i, (params, windowed) in enumerate(layers):
             past = (cache.keys[i], cache.values[i])
-            x, pair = block.apply(
-                {'params': params}, x, angles, seen, past, cache.index
-            )
+            part = context.of_layer(windowed)
+            x, pair = block.apply({'params': params}, x, part, past, cache.index)
             written.append(pair)
-        return self.final_norm(x), written
+        return x, written
 
 
 class CausalLM(Decoder):
@@ -257,9 +381,9 @@ class CausalLM(Decoder):
     def setup(self):
         """Adds the projection, unless it is tied to the embedding."""
         super().setup()
-        if not self.config.tie_embeddings:
-            c = self.config
-            self.lm_head = Linear(c.vocab_size, False, c.dtype, c.init_std)
+        c = self.config
+        if not c.tie_embeddings:
+            self.lm_head = Linear(c.vocab_size, c.head_bias, c.dtype, c.init_std)
 
     def __call__(self, tokens, mask, cache=None, *, start: int = 0, stop=None):
         """Returns (logits float32 of positions start:stop, the new cache or None).
@@ -277,4 +401,8 @@ class CausalLM(Decoder):
             logits = self.embed.attend(hidden)
         else:
             logits = self.lm_head(hidden)
-        return logits.astype(jnp.float32), cache
+        logits = logits.astype(jnp.float32)
+        cap = self.config.logit_softcap
+        if cap is not None:
+            logits = cap * jnp.tanh(logits / cap)
+        return logits, cache

@@ -19,7 +19,13 @@ from safetensors import numpy as safetensors_numpy
 
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 # Buffers that older checkpoints carry and no parameter needs.
-IGNORED_SUFFIXES = ('rotary_emb.inv_freq', 'attn.bias', 'attn.masked_bias')
+IGNORED_SUFFIXES = (
+    'rotary_emb.inv_freq',
+    'attn.bias',
+    'attn.masked_bias',
+    'attention.bias',
+    'attention.masked_bias',
+)
 Params = dict[str, Any]
 Place = Callable[[Any], Any]  # abstract parameters to a tree of shardings
 Path = str | pathlib.Path
@@ -31,12 +37,44 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter of ours and where it stands in a checkpoint."""
+    """One parameter of ours and where it stands in a checkpoint.
+
+    Attributes:
+      path: Of the parameter.
+      names: Of the tensors, one per layer for stacked parameters.
+      stacked: The first axis is the layers'.
+      transposed: Tensors are stored [out, in].
+      part: Which part of a tensor's outputs this is, of `parts`.
+      parts: How many parameters share the tensor.
+      groups: Outputs lie as [groups, parts, width]: 1 one part after the other, the
+        number of heads where every head's parts stand together.
+    """
 
     path: str
-    names: tuple[str, ...]  # one per layer for stacked parameters
+    names: tuple[str, ...]
     stacked: bool
     transposed: bool
+    part: int = 0
+    parts: int = 1
+    groups: int = 1
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of each tensor for a parameter of some shape."""
+        shape = shape[1:] if self.stacked else shape
+        shape = (*shape[:-1], shape[-1] * self.parts)
+        return shape[::-1] if self.transposed else shape
+
+    def split(self, tensor: np.ndarray) -> np.ndarray:
+        """This parameter of a whole tensor, [..., out]."""
+        outer, width = tensor.shape[:-1], tensor.shape[-1] // self.parts
+        split = tensor.reshape(*outer, self.groups, self.parts, width // self.groups)
+        return split[..., self.part, :].reshape(*outer, width)
+
+    def merge(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """The inverse of `split`, of all parts in order."""
+        outer, width = parts[0].shape[:-1], parts[0].shape[-1]
+        split = [part.reshape(*outer, self.groups, 1, -1) for part in parts]
+        return np.concatenate(split, axis=-2).reshape(*outer, width * self.parts)
 
 
 class Weights:
@@ -49,6 +87,7 @@ class Weights:
           CheckpointError: No weights, weights only in pickle, missing or broken files.
         """
         self._file_of: dict[str, Any] = {}
+        self._prefixes: dict[str, str] = {}  # names as stored, of those renamed
         for path in _weight_files(pathlib.Path(directory)):
             try:
                 handle = safetensors.safe_open(path, framework='np')
@@ -58,17 +97,31 @@ class Weights:
                 ) from error
             self._file_of |= dict.fromkeys(handle.keys(), handle)
 
+    def add_prefix(self, prefix: str, wanted: Collection[str]) -> None:
+        """Gives tensors the prefix with which they are wanted, where all lack it."""
+        if prefix and not any(name.startswith(prefix) for name in self._file_of):
+            self._prefixes = {
+                prefix + name: name for name in self._file_of if prefix + name in wanted
+            }
+            renamed = {name: new for new, name in self._prefixes.items()}
+            self._file_of = {
+                renamed.get(name, name): file for name, file in self._file_of.items()
+            }
+
     def names(self) -> set[str]:
         """Names of all tensors."""
         return set(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, as stored."""
-        return tuple(self._file_of[name].get_slice(name).get_shape())
+        return tuple(self._slices(name).get_shape())
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         """A slice of a tensor."""
-        return self._file_of[name].get_slice(name)[index or ...]
+        return self._slices(name)[index or ...]
+
+    def _slices(self, name: str) -> Any:
+        return self._file_of[name].get_slice(self._prefixes.get(name, name))
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -101,6 +154,7 @@ def load(
     place: Place | None,
     dtype: str,
     ignored: Collection[str] = (),
+    prefix: str = '',
 ) -> tuple[Params, Weights]:
     """Reads parameters into their shardings, after comparing names and shapes.
 
@@ -111,6 +165,7 @@ def load(
       place: Gives shardings for `abstract`; None keeps them on one device.
       dtype: Type of the parameters.
       ignored: Tensors that may be there and are not read.
+      prefix: What all names may lack, as in a checkpoint of a bare decoder.
 
     Returns:
       (parameters, the files, for whatever else is read from them).
@@ -120,6 +175,7 @@ def load(
         another shape.
     """
     weights = Weights(directory)
+    weights.add_prefix(prefix, {name for entry in entries for name in entry.names})
     shapes = {
         path: leaf.shape
         for path, leaf in traverse_util.flatten_dict(abstract, sep='/').items()
@@ -143,8 +199,7 @@ def _compare(directory, weights, entries, shapes, ignored) -> None:
     extra = weights.names() - names - set(ignored)
     misshapen = []
     for entry in entries:
-        expected = shapes[entry.path][1 if entry.stacked else 0 :]
-        expected = expected[::-1] if entry.transposed else expected
+        expected = entry.stored_shape(shapes[entry.path])
         for name in sorted(weights.names() & set(entry.names)):
             if weights.shape(name) != expected:
                 misshapen.append(f'{name} is {weights.shape(name)}, not {expected}')
@@ -165,14 +220,18 @@ def _compare(directory, weights, entries, shapes, ignored) -> None:
 
 
 def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
+    def read_one(name, index):
+        if entry.parts > 1:  # every part's outputs lie all over the tensor's
+            index, last = (*index[:-1], slice(None)), index[-1]
+        tensor = weights.read(name, index[::-1] if entry.transposed else index)
+        tensor = tensor.T if entry.transposed else tensor
+        tensor = entry.split(tensor)[..., last] if entry.parts > 1 else tensor
+        return tensor.astype(dtype)
+
     def read(index):
-        names, inner = entry.names, index
-        if entry.stacked:
-            names, inner = names[index[0]], index[1:]
-        inner = inner[::-1] if entry.transposed else inner
-        parts = [weights.read(name, inner).astype(dtype) for name in names]
-        parts = [part.T if entry.transposed else part for part in parts]
-        return np.stack(parts) if entry.stacked else parts[0]
+        if not entry.stacked:
+            return read_one(entry.names[0], index)
+        return np.stack([read_one(name, index[1:]) for name in entry.names[index[0]]])
 
     if sharding is None:
         return jnp.asarray(read(tuple(slice(None) for _ in shape)))
@@ -182,12 +241,20 @@ def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
 def named(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
     """Parameters on the host as {Hugging Face name: array in PyTorch's orientation}."""
     flat = traverse_util.flatten_dict(params, sep='/')
-    tensors = {}
-    for entry in entries:
+    tensors: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.part):
         leaf = np.asarray(flat[entry.path])
         layers = leaf if entry.stacked else leaf[None]
         for name, layer in zip(entry.names, layers, strict=True):
-            tensors[name] = np.ascontiguousarray(layer.T if entry.transposed else layer)
+            found = parts.setdefault(name, [])
+            found.append(layer)
+            if len(found) < entry.parts:
+                continue
+            tensor = entry.merge(parts.pop(name)) if entry.parts > 1 else layer
+            tensors[name] = np.ascontiguousarray(
+                tensor.T if entry.transposed else tensor
+            )
     return tensors
 
 

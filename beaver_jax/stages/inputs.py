@@ -335,7 +335,7 @@ def init_head(
 ) -> hf.Params:
     """Parameters of a score model: a trained decoder under a fresh head, bias 0."""
     config = model.config
-    shape = (config.backbone.embed_dim, config.score_dim)
+    shape = (config.backbone.hidden_width, config.score_dim)
     head = {'kernel': config.backbone.init_std * jax.random.normal(key, shape)}
     if config.score_bias:
         head['bias'] = jax.numpy.zeros(config.score_dim)

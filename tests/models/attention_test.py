@@ -14,53 +14,6 @@ def everything(rows, queries, keys):
     return jnp.ones((rows, queries, keys), bool)
 
 
-def test_positions_count_the_real_tokens_before():
-    mask = jnp.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1]], bool)
-    # Real tokens count 0, 1, 2 wherever padding stands; padding after a row's end
-    # counts on, and any other padding counts from the last real token before it.
-    expected = [[0, 1, 0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 1, 2, 2]]
-    np.testing.assert_array_equal(attention.positions_from_mask(mask), expected)
-
-
-def test_rotation_by_hand():
-    positions = jnp.array([[3]])
-    angles = attention.rotations(positions, head_dim=4, theta=100.0)
-    x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
-    # Pairs (1, 3) and (2, 4); angles 3·100^0 = 3 and 3·100^(-1/2) = 0.3.
-    # cos 3 = -0.9899925, sin 3 = 0.1411200; cos 0.3 = 0.9553365, sin 0.3 = 0.2955202.
-    # 1·cos 3 - 3·sin 3 = -1.4133525       2·cos 0.3 - 4·sin 0.3 = 0.7285922
-    # 3·cos 3 + 1·sin 3 = -2.8288575       4·cos 0.3 + 2·sin 0.3 = 4.4123864
-    np.testing.assert_allclose(
-        attention.rotate(x, angles).ravel(),
-        [-1.4133525, 0.7285922, -2.8288575, 4.4123864],
-        rtol=1e-6,
-    )
-
-
-def test_rotated_products_depend_on_the_distance_only():
-    q, k = random(0, 1, 1, 1, 8), random(1, 1, 1, 1, 8)
-
-    def product(query, key):
-        turned = [
-            attention.rotate(
-                x,
-                attention.rotations(jnp.array([[at]]), head_dim=8, theta=10_000.0),
-            )
-            for x, at in ((q, query), (k, key))
-        ]
-        return float(jnp.sum(turned[0] * turned[1]))
-
-    assert product(9, 4) == pytest.approx(product(5, 0), abs=1e-5)
-    assert product(9, 4) != pytest.approx(product(4, 9), abs=1e-2)
-
-
-def test_angles_are_float32_and_rotation_keeps_the_type():
-    angles = attention.rotations(jnp.array([[1]]), head_dim=4, theta=10_000.0)
-    assert angles[0].dtype == jnp.float32
-    x = random(0, 1, 1, 1, 4).astype(jnp.bfloat16)
-    assert attention.rotate(x, angles).dtype == jnp.bfloat16
-
-
 def test_mask_is_causal_skips_padding_and_leaves_no_query_without_a_key():
     key_mask = jnp.array([[0, 1, 1, 0]], bool)
     expected = [  # rows are queries, columns are keys
@@ -140,8 +93,8 @@ def test_large_logits_do_not_overflow():
 def test_cudnn_is_asked_for_on_gpus_where_it_can(monkeypatch, shape, keys, dtype, fits):
     asked = []
 
-    def kernel(q, k, v, *, mask, implementation):
-        asked.append((implementation, q.shape, k.shape, mask.shape))
+    def kernel(q, k, v, *, mask, scale, implementation):
+        asked.append((implementation, scale, q.shape, k.shape, mask.shape))
         return q
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
@@ -156,8 +109,14 @@ def test_cudnn_is_asked_for_on_gpus_where_it_can(monkeypatch, shape, keys, dtype
     _, heads, queries, width = shape
     expected = (  # time before heads
         'cudnn',
+        width**-0.5,
         (1, queries, heads, width),
         (1, keys, 2, width),
         (1, 1, queries, keys),
     )
     assert asked == ([expected] if fits else [])
+    # Neither caps nor biases are given to it.
+    asked.clear()
+    attention.attend(q, k, k, mask, softcap=3.0)
+    attention.attend(q, k, k, mask, bias=jnp.zeros((1, shape[1], 1, keys)))
+    assert not asked

@@ -19,7 +19,7 @@ from tests import tiny
 @pytest.fixture
 def lm(tmp_path):
     """A directory with a language model."""
-    model, params = tiny.causal_lm(attention_bias=True)
+    model, params = tiny.causal_lm(qkv_bias=True, o_bias=True)
     hf.save_causal_lm(tmp_path / 'lm', model.config, params)
     return tmp_path / 'lm'
 
@@ -60,15 +60,15 @@ def assert_equal(a, b):
 
 
 def test_a_language_model_returns_as_it_was_saved(lm):
-    model, params = tiny.causal_lm(attention_bias=True)
+    model, params = tiny.causal_lm(qkv_bias=True, o_bias=True)
     loaded, read = hf.load_causal_lm(lm)
     assert loaded.config == model.config
     assert_equal(read, params)
 
 
 def test_names_and_orientation_are_pytorchs():
-    _, params = tiny.causal_lm(attention_bias=True)
-    tensors = hf.export_names('llama', params)
+    model, params = tiny.causal_lm(qkv_bias=True, o_bias=True)
+    tensors = hf.export_names(model.config, params)
     # Per layer: two norms, four kernels with biases, three kernels without; besides
     # them the embedding, the final norm and the head.
     assert len(tensors) == 2 * (2 + 2 * 4 + 3) + 3
@@ -138,9 +138,9 @@ def test_the_older_layout_may_have_a_bias(tmp_path):
 
 
 def test_a_backbone_is_the_model_without_its_head(lm, reward):
-    _, params = tiny.causal_lm(attention_bias=True)
+    _, params = tiny.causal_lm(qkv_bias=True, o_bias=True)
     config, decoder = hf.load_backbone(lm)
-    assert config == tiny.config(attention_bias=True)
+    assert config == tiny.config(qkv_bias=True, o_bias=True)
     assert_equal(decoder, {k: v for k, v in params.items() if k != 'lm_head'})
     _, params = tiny.score_model(score_dim=2)
     assert_equal(hf.load_backbone(reward)[1], params['backbone'])
@@ -242,7 +242,8 @@ def test_what_is_no_model_directory_is_refused(tmp_path):
     ):
         config.write_text(text)
         assert message(hf.load_causal_lm, tmp_path) == (
-            f'{config}: model_type={family} is not known; known: llama.'
+            f'{config}: model_type={family} is not known; known: bloom, gemma, gemma2, '
+            'gpt2, gpt_neo, gpt_neox, gptj, llama, mistral, opt, phi, qwen2, qwen3.'
         )
 
 
@@ -251,14 +252,23 @@ def test_what_is_no_model_directory_is_refused(tmp_path):
     [
         ({'hidden_size': None}, "the field 'hidden_size' is missing."),
         (
-            {'rope_scaling': {'type': 'linear', 'factor': 2.0}},
-            "RoPE scaling 'linear' is not supported; only the default.",
+            {'rope_scaling': {'type': 'dynamic', 'factor': 2.0}},
+            "RoPE scaling {'type': 'dynamic', 'factor': 2.0} is not supported; known: "
+            'default, linear, llama3, yarn.',
         ),
         (
             {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 1e4}},
-            "RoPE scaling 'llama3' is not supported; only the default.",
+            "the field 'factor' is missing.",
         ),
-        ({'hidden_act': 'gelu'}, "hidden_act='gelu'; only silu is supported."),
+        (
+            {'rope_scaling': {'type': 'linear', 'factor': 0}},
+            'RoPE scaling factor=0.0; must be above 0.',
+        ),
+        (
+            {'hidden_act': 'elu'},
+            "activation 'elu' is not supported; known: silu, swish, gelu, gelu_new, "
+            'gelu_fast, gelu_pytorch_tanh, relu.',
+        ),
         (
             {'num_key_value_heads': 3},
             'num_kv_heads=3 does not divide num_heads=4.',

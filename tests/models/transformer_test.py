@@ -11,6 +11,7 @@ from beaver_jax import sharding
 from beaver_jax.models import attention
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
+from beaver_jax.models import positions
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from tests import tiny
@@ -28,10 +29,48 @@ VARIANTS = {
     'plain': {},
     'other': {
         'tie_embeddings': True,
-        'attention_bias': True,
+        'qkv_bias': True,
+        'o_bias': True,
         'mlp_bias': True,
         'num_kv_heads': 1,
         'rope_theta': 500.0,
+    },
+    'window in the first layer': {'window': 3, 'windowed': (True, False)},
+    'normed outputs, caps': {
+        'norm_offset': 1.0,
+        'post_norms': True,
+        'qk_norm': True,
+        'embed_scale': 4.0,
+        'attention_scale': 0.3,
+        'attention_softcap': 0.5,
+        'logit_softcap': 2.0,
+    },
+    'learned positions, norms last, projected': {
+        'positions': 'learned',
+        'position_offset': 2,
+        'max_positions': 12,
+        'norm': 'layer',
+        'norm_first': False,
+        'final_norm': False,
+        'gated': False,
+        'activation': 'relu',
+        'embed_width': 10,
+        'tie_embeddings': True,
+    },
+    'alibi': {
+        'positions': 'alibi',
+        'embed_norm': True,
+        'norm': 'layer',
+        'gated': False,
+        'activation': 'gelu_tanh',
+    },
+    'parallel': {'residual': 'parallel', 'rotary_dim': 4, 'norm': 'layer'},
+    'parallel under one norm, interleaved': {
+        'residual': 'parallel_shared_norm',
+        'rope_interleaved': True,
+        'head_bias': True,
+        'activation': 'gelu',
+        'window': 4,
     },
 }
 
@@ -53,12 +92,15 @@ def read(model, params, tokens, mask, cache):
 
 @functools.partial(jax.jit, static_argnames='model')
 def one_layer(model, layer, hidden, mask):
-    angles = attention.rotations(
-        attention.positions_from_mask(mask), head_dim=6, theta=10_000.0
+    places = positions.positions_from_mask(mask)
+    context = attention.Context(
+        angles=positions.rotations(places, model.config),
+        mask=attention.attention_mask(mask, 0, mask.shape[1]),
+        near=None,
+        bias=None,
     )
-    seen = attention.attention_mask(mask, 0, mask.shape[1])
     block = transformer.Block(model.config)
-    return block.apply({'params': layer}, hidden, angles, seen)[0]
+    return block.apply({'params': layer}, hidden, context)[0]
 
 
 def decode(model, params, tokens, mask, sizes):
@@ -76,7 +118,7 @@ def decode(model, params, tokens, mask, sizes):
 
 
 def test_fresh_weights_have_the_configured_spread():
-    model, _ = tiny.causal_lm(embed_dim=64, mlp_dim=64, attention_bias=True)
+    model, _ = tiny.causal_lm(embed_dim=64, mlp_dim=64, qkv_bias=True, o_bias=True)
     example = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     params = jax.jit(model.init)(jax.random.key(0), *example)['params']
     layers = params['layers']
@@ -97,6 +139,35 @@ def test_rms_norm_by_hand():
         {'params': {'scale': jnp.array([2.0, 3.0])}}, jnp.array([[1.0, 2.0]])
     )
     np.testing.assert_allclose(out, [[1.1547005, 3.4641016]], rtol=1e-6)
+
+
+def test_scales_may_stand_beside_an_offset():
+    norm = transformer.RMSNorm(eps=0.5, dtype='float32', offset=1.0)
+    # As above with scales 1 + 1 and 1 + 2.
+    out = norm.apply(
+        {'params': {'scale': jnp.array([1.0, 2.0])}}, jnp.array([[1.0, 2.0]])
+    )
+    np.testing.assert_allclose(out, [[1.1547005, 3.4641016]], rtol=1e-6)
+    fresh = norm.init(jax.random.key(0), jnp.ones((1, 2)))['params']['scale']
+    np.testing.assert_array_equal(fresh, [0, 0])
+
+
+def test_layer_norm_by_hand():
+    norm = transformer.LayerNorm(eps=0.75, dtype='float32')
+    params = {'scale': jnp.array([2.0, 3.0]), 'bias': jnp.array([0.5, -0.5])}
+    # Mean 2, variance 1, plus 0.75 is 1.75: ∓1/√1.75 = ∓0.7559289;
+    # 2·(-0.7559289) + 0.5 = -1.0118579, 3·0.7559289 - 0.5 = 1.7677867.
+    out = norm.apply({'params': params}, jnp.array([[1.0, 3.0]]))
+    np.testing.assert_allclose(out, [[-1.0118579, 1.7677867]], rtol=1e-6)
+
+
+def test_a_window_hides_what_is_further_back():
+    model, params = tiny.causal_lm(window=3, num_layers=1)
+    tokens = tokens_of(1, 8)
+    before = logits_of(model, params, tokens)
+    after = logits_of(model, params, tokens.at[0, 2].set((tokens[0, 2] + 1) % 13))
+    changed = np.any(before[0] != after[0], axis=-1)
+    np.testing.assert_array_equal(np.flatnonzero(changed), [2, 3, 4])
 
 
 def test_mlp_by_hand():
@@ -150,7 +221,7 @@ def test_the_pieces_may_have_any_length(sizes):
 
 
 def test_unstacked_parameters_decode_alike():
-    model, params = tiny.causal_lm(attention_bias=True)
+    model, params = tiny.causal_lm(qkv_bias=True, o_bias=True)
     tokens, mask = tokens_of(2, 5), jnp.ones((2, 5), bool)
     unstacked = transformer.unstack(params, model.config)
     assert len(unstacked['layers']) == 2
@@ -307,7 +378,7 @@ def test_a_cache_has_a_key_and_a_value_per_layer_head_and_place():
 @pytest.mark.parametrize('tied', [True, False])
 def test_every_parameter_of_a_7b_model_has_a_rule(mesh, tied):
     config = dataclasses.replace(
-        LLAMA_7B, tie_embeddings=tied, attention_bias=True, mlp_bias=True
+        LLAMA_7B, tie_embeddings=tied, qkv_bias=True, o_bias=True, mlp_bias=True
     )
     abstract = hf.abstract_params(transformer.CausalLM(config))
     shardings = sharding.param_shardings(
@@ -338,6 +409,16 @@ def test_a_7b_model_has_as_many_parameters_and_bytes_a_device_as_planned():
     # All but the norms, 65·4096, is spread over eight devices.
     norms = 65 * 4096
     assert held == (count - norms) // 8 + norms
+
+
+@pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
+def test_every_parameter_of_a_variant_has_a_rule(changes):
+    model = transformer.CausalLM(tiny.config(**changes))
+    abstract = hf.abstract_params(model)
+    specs = sharding.match_rules(transformer.RULES, abstract)
+    assert jax.tree.map(lambda leaf: leaf.ndim, abstract) == jax.tree.map(
+        len, specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+    )
 
 
 def test_rules_cover_score_models():

@@ -11,7 +11,7 @@ from tests import tiny
 
 @pytest.fixture
 def tensors():
-    return hf.export_names('llama', tiny.causal_lm()[1])
+    return hf.export_names(tiny.config(), tiny.causal_lm()[1])
 
 
 def test_a_slice_is_that_part_of_the_tensor(tmp_path, tensors):

@@ -1,7 +1,5 @@
 """Our LLaMA beside that of `transformers` on PyTorch, random weights, both ways."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +7,14 @@ import pytest
 import torch
 import transformers
 
-from beaver_jax import types
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.models import transformer
-from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from tests import tiny
+from tests.parity import side_by_side
 
-VOCAB = 61
 SETTINGS = {
     'plain': {},
     'grouped heads': {'num_key_value_heads': 2},
@@ -42,7 +38,7 @@ def torch_llama(seed=0, **settings):
     """A random LLaMA whose biases and norms are random as well."""
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
+        vocab_size=side_by_side.VOCAB,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=3,
@@ -54,12 +50,7 @@ def torch_llama(seed=0, **settings):
         pad_token_id=0,
         **settings,
     )
-    model = transformers.LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith('bias') or 'norm' in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return side_by_side.shake(transformers.LlamaForCausalLM(config))
 
 
 @pytest.fixture(params=SETTINGS.values(), ids=SETTINGS)
@@ -73,77 +64,20 @@ def ours(theirs, tmp_path):
     return hf.load_causal_lm(tmp_path / 'theirs')
 
 
-def batch():
-    """Tokens and masks: rows unpadded, left padded, right padded, padded twice."""
-    tokens = np.random.default_rng(0).integers(1, VOCAB, (4, 12))
-    mask = np.ones((4, 12), bool)
-    mask[1, :5] = mask[2, 7:] = mask[3, :2] = mask[3, 10:] = False
-    return np.where(mask, tokens, 0), mask
-
-
-def prompts():
-    """Left-padded prompts of 3, 5 and 6 tokens."""
-    tokens = np.random.default_rng(1).integers(1, VOCAB, (3, 6))
-    mask = np.arange(6)[None] >= 6 - np.array([[3], [5], [6]])
-    return np.where(mask, tokens, 0), mask
-
-
-def torch_logits(model, tokens, mask):
-    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    with torch.no_grad():
-        return model(
-            torch.tensor(tokens),
-            attention_mask=torch.tensor(mask).long(),
-            position_ids=torch.tensor(positions),
-        ).logits.numpy()
-
-
-def jax_logits(model, params, tokens, mask):
-    logits, _ = jax.jit(model.apply)({'params': params}, tokens, mask)
-    return np.asarray(logits)
-
-
-def torch_greedy(model, tokens, mask, length):
-    with torch.no_grad():
-        out = model.generate(
-            torch.tensor(tokens),
-            attention_mask=torch.tensor(mask).long(),
-            do_sample=False,
-            max_new_tokens=length,
-            pad_token_id=0,
-        )
-    return out.numpy()[:, tokens.shape[1] :]
-
-
-def jax_greedy(model, params, tokens, mask, length, **settings):
-    sampler = sampling.Sampler(temperature=0.0, **settings)
-    rows = jnp.arange(len(tokens), dtype=jnp.int32)
-    batch = types.PromptBatch(jnp.asarray(tokens, jnp.int32), jnp.asarray(mask), rows)
-    samples = jax.jit(
-        functools.partial(
-            generate.generate,
-            model=model,
-            response_length=length,
-            sampler=sampler,
-            eos_ids=(VOCAB,),
-            pad_id=0,
-        )
-    )(params, batch, jax.random.key(0))
-    return np.asarray(samples.tokens)[:, tokens.shape[1] :]
-
-
 def test_logits_agree_however_rows_are_padded(theirs, ours):
-    tokens, mask = batch()
-    expected = torch_logits(theirs, tokens, mask)
-    found = jax_logits(*ours, tokens, mask)
+    tokens, mask = side_by_side.batch()
+    expected = side_by_side.torch_logits(theirs, tokens, mask)
+    found = side_by_side.jax_logits(*ours, tokens, mask)
     np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
     assert np.std(expected[mask]) > 0.5
 
 
 def test_greedy_generation_agrees(theirs, ours):
-    tokens, mask = prompts()
-    expected = torch_greedy(theirs, tokens, mask, 32)
-    np.testing.assert_array_equal(jax_greedy(*ours, tokens, mask, 32), expected)
+    tokens, mask = side_by_side.prompts()
+    expected = side_by_side.torch_greedy(theirs, tokens, mask, 32)
+    np.testing.assert_array_equal(
+        side_by_side.jax_greedy(*ours, tokens, mask, 32), expected
+    )
 
 
 def test_our_export_loads_with_identical_logits(theirs, ours, tmp_path):
@@ -155,9 +89,10 @@ def test_our_export_loads_with_identical_logits(theirs, ours, tmp_path):
     assert not info['missing_keys']
     assert not info['unexpected_keys']
     assert not info['mismatched_keys']
-    tokens, mask = batch()
+    tokens, mask = side_by_side.batch()
     np.testing.assert_array_equal(
-        torch_logits(loaded.eval(), tokens, mask), torch_logits(theirs, tokens, mask)
+        side_by_side.torch_logits(loaded.eval(), tokens, mask),
+        side_by_side.torch_logits(theirs, tokens, mask),
     )
 
 
@@ -174,7 +109,7 @@ def test_a_bfloat16_export_loads_in_bfloat16(tmp_path):
 
 def test_our_fresh_model_agrees_once_exported(tmp_path):
     config = config_lib.TransformerConfig(
-        vocab_size=VOCAB,
+        vocab_size=side_by_side.VOCAB,
         embed_dim=24,
         num_layers=2,
         num_heads=3,
@@ -183,16 +118,17 @@ def test_our_fresh_model_agrees_once_exported(tmp_path):
         mlp_dim=40,
         rope_theta=2_000.0,
         norm_eps=1e-3,
-        attention_bias=True,
+        qkv_bias=True,
+        o_bias=True,
     )
     model = transformer.CausalLM(config)
     params = tiny.init(model)
     hf.save_causal_lm(tmp_path, config, params)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    tokens, mask = batch()
+    tokens, mask = side_by_side.batch()
     np.testing.assert_allclose(
-        jax_logits(model, params, tokens, mask)[mask],
-        torch_logits(theirs, tokens, mask)[mask],
+        side_by_side.jax_logits(model, params, tokens, mask)[mask],
+        side_by_side.torch_logits(theirs, tokens, mask)[mask],
         atol=1e-4,
     )
 
@@ -200,7 +136,7 @@ def test_our_fresh_model_agrees_once_exported(tmp_path):
 def test_scores_are_a_linear_head_on_their_backbone(tmp_path):
     config = config_lib.ScoreConfig(
         backbone=config_lib.TransformerConfig(
-            vocab_size=VOCAB,
+            vocab_size=side_by_side.VOCAB,
             embed_dim=32,
             num_layers=2,
             num_heads=4,
@@ -215,8 +151,8 @@ def test_scores_are_a_linear_head_on_their_backbone(tmp_path):
     hf.save_score_model(tmp_path, config, params, score.init_normalizer(2))
     # Without its class, transformers reads the decoder; the head is ours to apply.
     decoder = transformers.LlamaModel.from_pretrained(tmp_path).eval()
-    tensors = hf.export_names('llama', params)
-    tokens, mask = batch()
+    tensors = hf.export_names(config.backbone, params)
+    tokens, mask = side_by_side.batch()
     with torch.no_grad():
         hidden = decoder(
             torch.tensor(tokens),
@@ -253,8 +189,8 @@ def test_scores_are_a_linear_head_on_their_backbone(tmp_path):
 )
 def test_filters_agree(settings):
     random = np.random.default_rng(2)
-    logits = 3 * random.standard_normal((5, VOCAB)).astype('float32')
-    before = random.integers(0, VOCAB, (5, 9))
+    logits = 3 * random.standard_normal((5, side_by_side.VOCAB)).astype('float32')
+    before = random.integers(0, side_by_side.VOCAB, (5, 9))
     processors = transformers.LogitsProcessorList()
     for name, processor in (  # the order of `generate`
         ('repetition_penalty', transformers.RepetitionPenaltyLogitsProcessor),
@@ -265,7 +201,7 @@ def test_filters_agree(settings):
         if name in settings:
             processors.append(processor(settings[name]))
     expected = processors(torch.tensor(before), torch.tensor(logits)).numpy()
-    seen = np.zeros((5, VOCAB), bool)
+    seen = np.zeros((5, side_by_side.VOCAB), bool)
     np.put_along_axis(seen, before, True, axis=1)
     found = sampling.filter_logits(
         jnp.asarray(logits), sampling.Sampler(**settings), jnp.asarray(seen)
@@ -276,7 +212,7 @@ def test_filters_agree(settings):
 def test_greedy_generation_with_a_repetition_penalty_agrees(tmp_path):
     theirs = torch_llama()
     theirs.save_pretrained(tmp_path)
-    tokens, mask = prompts()
+    tokens, mask = side_by_side.prompts()
     tokens, mask = tokens[2:], mask[2:]  # unpadded: theirs counts the padding, too
     with torch.no_grad():
         out = theirs.generate(
@@ -288,9 +224,11 @@ def test_greedy_generation_with_a_repetition_penalty_agrees(tmp_path):
             pad_token_id=0,
         ).numpy()
     model, params = hf.load_causal_lm(tmp_path)
-    found = jax_greedy(model, params, tokens, mask, 32, repetition_penalty=1.3)
+    found = side_by_side.jax_greedy(
+        model, params, tokens, mask, 32, repetition_penalty=1.3
+    )
     np.testing.assert_array_equal(found, out[:, 6:])
-    assert np.any(found != torch_greedy(theirs, tokens, mask, 32))
+    assert np.any(found != side_by_side.torch_greedy(theirs, tokens, mask, 32))
 
 
 def test_a_trained_model_that_we_export_decodes_alike(shared_data, tmp_path):
@@ -299,6 +237,6 @@ def test_a_trained_model_that_we_export_decodes_alike(shared_data, tmp_path):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     tokens, mask = np.array([[1]]), np.ones((1, 1), bool)  # BOS
     np.testing.assert_array_equal(
-        jax_greedy(model, params, tokens, mask, 200),
-        torch_greedy(theirs, tokens, mask, 200),
+        side_by_side.jax_greedy(model, params, tokens, mask, 200),
+        side_by_side.torch_greedy(theirs, tokens, mask, 200),
     )

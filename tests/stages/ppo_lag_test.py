@@ -113,6 +113,28 @@ def test_a_critic_takes_the_output_that_the_constraint_measures(load, mesh, chai
     assert not critic.config.normalize
 
 
+def test_the_config_decides_whether_scores_are_normalized(load, mesh, chain):
+    model, params, normalizer = hf.load_score_model(chain / 'cost' / 'model')
+    directory = chain.parent / 'variance_4'
+    hf.save_score_model(
+        directory,
+        dataclasses.replace(model.config, normalize=True),  # do_normalize
+        params,
+        normalizer.replace(var=jnp.full(1, 4.0)),
+    )
+    section = load().costs.harm
+    tokens, mask = jnp.arange(12).reshape(2, 6), jnp.ones((2, 6), bool)
+
+    def scores(normalize):
+        with section.unlocked():
+            section.update(init=str(directory), normalize=normalize)
+        scorer, held = ppo_lag.scorer(section, mesh, 'costs.harm')
+        return jax.jit(scorer)(held, tokens, mask)
+
+    # A cost is divided by its standard deviation, √4.
+    np.testing.assert_allclose(scores(False), 2 * scores(True), rtol=1e-6)
+
+
 def two_kernel(params):
     return params['score_head']['kernel']
 
