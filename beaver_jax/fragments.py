@@ -76,6 +76,17 @@ def model(init) -> ml_collections.ConfigDict:
     return _dict(init=init, dtype='float32', remat='none')
 
 
+def lora() -> ml_collections.ConfigDict:
+    """Low-rank adapters: with a rank above 0 they alone learn, over a frozen model."""
+    return _dict(
+        rank=0,
+        alpha=16.0,  # adapters count alpha / rank, or alpha / √rank with rslora
+        # The linear maps that are adapted: a regular expression of whole names.
+        targets='layers/(attention/[qkvo]|mlp/(gate|up|down))',
+        rslora=False,
+    )
+
+
 def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:
     """AdamW as in the original: betas 0.9 and 0.95, gradients clipped to norm 1."""
     section = _dict(
@@ -108,6 +119,7 @@ def preference(kind: str, preset: str) -> ml_collections.ConfigDict:
     config = run(kind, preset)
     supervised(config, epochs=2, batch_size=64)
     config.model = model(config.get_ref('run') + '/sft')
+    config.model.lora = lora()
     # safe-rlhf keeps running statistics of the scores in the model; they are used
     # where `normalize` is true.
     config.model.head = _dict(
@@ -131,12 +143,13 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     config = run(stage, preset)
     run_ref = config.get_ref('run')
     config.actor = model(run_ref + '/sft')
+    config.actor.lora = lora()
     # + '': a reference of its own, so that changing one leaves the other.
     config.reference = model(config.actor.get_ref('init') + '')
     config.reward = model(run_ref + '/reward')
     config.reward.normalize = False
     config.reward.output = 0  # of the reward model's head
-    config.critic = _dict(dtype='float32', remat='none')
+    config.critic = _dict(dtype='float32', remat='none', lora=lora())
     config.max_prompt_length = 256
     config.max_response_length = 256
     config.iterations = 1000

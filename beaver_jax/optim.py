@@ -77,7 +77,7 @@ def decay_mask(params: Any) -> Any:
 
     def decays(path, leaf):
         del leaf
-        return path[-1].key in ('kernel', 'embedding')
+        return path[-1].key in ('kernel', 'embedding', 'lora_a', 'lora_b')
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import families
+from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.models import weights as weights_lib
@@ -33,6 +34,7 @@ LEAVES = {
     'embedding': 'weight',
     'bias': 'bias',
 }
+PEFT_NAMES = {lora_lib.A: 'lora_A', lora_lib.B: 'lora_B'}
 NORMALIZER = ('normalizer.mean', 'normalizer.var', 'normalizer.count')
 
 
@@ -200,6 +202,22 @@ def load_causal_lm(
     return model, params
 
 
+def score_model(directory: Path, **changes: Any) -> score.ScoreModel:
+    """The score model of a directory, without its parameters.
+
+    Args and errors: see `load_score_model`.
+    """
+    hf = read_hf_config(directory)
+    if not is_score_model(hf):
+        raise CheckpointError(
+            f'{directory}: a causal LM, not a score model; train one from it with '
+            'configs/reward.py or configs/cost.py, or name a score model here.'
+        )
+    config = _translate(directory, hf, score_config)
+    backbone = dataclasses.replace(config.backbone, **changes)
+    return score.ScoreModel(dataclasses.replace(config, backbone=backbone))
+
+
 def load_score_model(
     directory: Path,
     *,
@@ -214,14 +232,8 @@ def load_score_model(
     Args and errors: see `load_causal_lm`.
     """
     hf = read_hf_config(directory)
-    if not is_score_model(hf):
-        raise CheckpointError(
-            f'{directory}: a causal LM, not a score model; train one from it with '
-            'configs/reward.py or configs/cost.py, or name a score model here.'
-        )
-    config = _translate(directory, hf, score_config)
-    backbone = dataclasses.replace(config.backbone, **changes)
-    model = score.ScoreModel(dataclasses.replace(config, backbone=backbone))
+    model = score_model(directory, **changes)
+    config, backbone = model.config, model.config.backbone
     abstract = abstract_params(model)
     params, weights = weights_lib.load(
         directory,
@@ -314,6 +326,61 @@ def save_causal_lm(
     family = families.FAMILIES[config.family]
     hf = family.to_hf(config) | {'architectures': [family.architecture]}
     _save(directory, hf | dict(extra or {}), export_names(config, params))
+
+
+def save_adapter(
+    directory: Path,
+    config: config_lib.TransformerConfig,
+    lora: lora_lib.LoraConfig,
+    adapters: Params,
+    *,
+    base: str,
+) -> None:
+    """Writes a causal LM's adapters as a directory that `peft` loads.
+
+    Args:
+      directory: Made if it does not exist.
+      config: The decoder.
+      lora: Of the adapters.
+      adapters: On the host or fully addressable.
+      base: Name or path of the model that they stand on.
+
+    Raises:
+      CheckpointError: The family stores an adapted map fused with others.
+      OSError: A file cannot be written.
+    """
+    family = families.FAMILIES[config.family]
+    tensors, modules = {}, set()
+    for path, leaf in traverse_util.flatten_dict(adapters, sep='/').items():
+        module, _, kind = path.rpartition('/')
+        theirs = family.modules[module]
+        if list(family.modules.values()).count(theirs) > 1:
+            raise CheckpointError(
+                f'{theirs} of {config.family} holds {module} and others in one tensor, '
+                'for which peft has no adapter; use the merged model.'
+            )
+        modules.add(theirs.rpartition('{}.')[2])
+        layers = np.asarray(leaf) if '{}' in theirs else np.asarray(leaf)[None]
+        for i, layer in enumerate(layers):
+            name = f'base_model.model.{theirs.format(i)}.{PEFT_NAMES[kind]}.weight'
+            tensors[name] = np.ascontiguousarray(layer.T)
+    settings = {
+        'peft_type': 'LORA',
+        'task_type': 'CAUSAL_LM',
+        'base_model_name_or_path': base,
+        'r': lora.rank,
+        'lora_alpha': lora.alpha,
+        'lora_dropout': 0.0,
+        'use_rslora': lora.rslora,
+        'fan_in_fan_out': family.conv1d,
+        'bias': 'none',
+        'inference_mode': True,
+        'target_modules': sorted(modules),
+    }
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights_lib.save_file(directory / 'adapter_model.safetensors', tensors)
+    weights_lib.save_json(directory / 'adapter_config.json', settings)
 
 
 def save_score_model(

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from beaver_jax.models import attention
 from beaver_jax.models import config as config_lib
+from beaver_jax.models import lora
 from beaver_jax.models import positions
 
 # Ordered; the first full match wins; an unmatched parameter is an error.
@@ -37,6 +38,14 @@ RULES = (
     (r'(backbone/)?(final|embed)_norm/(scale|bias)', P(None)),
     (r'lm_head/kernel', P('fsdp', 'tensor')),
     (r'lm_head/bias', P('tensor')),
+    # Low-rank adapters are cut as their kernels are, on either side of the rank.
+    (r'(backbone/)?layers/attention/[qkv]/lora_a', P(None, 'fsdp', None)),
+    (r'(backbone/)?layers/attention/[qkv]/lora_b', P(None, None, 'tensor')),
+    (r'(backbone/)?layers/mlp/(gate|up)/lora_a', P(None, 'fsdp', None)),
+    (r'(backbone/)?layers/mlp/(gate|up)/lora_b', P(None, None, 'tensor')),
+    (r'(backbone/)?layers/(attention/o|mlp/down)/lora_a', P(None, 'tensor', None)),
+    (r'(backbone/)?layers/(attention/o|mlp/down)/lora_b', P(None, None, 'fsdp')),
+    (r'(lm_head|(backbone/)?embed_(in|out))/lora_[ab]', P(None, None)),
     (r'score_head/kernel', P('fsdp', None)),
     (r'score_head/bias', P(None)),
 )
@@ -74,7 +83,7 @@ def layer_list(layers: Any, count: int) -> tuple[Any, ...]:
 
 
 class Linear(nn.Module):
-    """x·W + b over the last axis."""
+    """x·W + b over the last axis, with a low-rank adapter where there is one."""
 
     features: int
     bias: bool
@@ -87,6 +96,10 @@ class Linear(nn.Module):
         init = nn.initializers.normal(self.std)
         kernel = self.param('kernel', init, (x.shape[-1], self.features))
         y = x @ kernel.astype(self.dtype)
+        if self.has_variable('params', lora.A):
+            a: jax.Array = self.get_variable('params', lora.A)
+            b: jax.Array = self.get_variable('params', lora.B)
+            y = y + (x @ a.astype(self.dtype)) @ b.astype(self.dtype)
         if self.bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
@@ -261,9 +274,10 @@ class Decoder(nn.Module):
             self.embed_out = linear(c.embed_width)
         if c.embed_norm:
             self.embed_norm = norm(c)
+        # Given layers may be unstacked (see `unstack`) or have adapters in them.
         given: Any = self.get_variable('params', 'layers')
-        unstacked = isinstance(given, tuple)  # see `unstack`
-        self.layers = given if unstacked else self.param('layers', self._init_layers)
+        made = given is None
+        self.layers = self.param('layers', self._init_layers) if made else given
         if c.final_norm:
             self.final_norm = norm(c)
 

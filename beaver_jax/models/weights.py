@@ -286,19 +286,19 @@ def save(
             stale.unlink()
     shards = _shards(tensors, shard_bytes)
     if len(shards) == 1:
-        _save_file(directory / WEIGHTS, shards[0])
+        save_file(directory / WEIGHTS, shards[0])
     else:
         weight_map: dict[str, str] = {}
         for i, shard in enumerate(shards, start=1):
             file = f'model-{i:05d}-of-{len(shards):05d}.safetensors'
-            _save_file(directory / file, shard)
+            save_file(directory / file, shard)
             weight_map |= dict.fromkeys(shard, file)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        _save_json(
+        save_json(
             directory / INDEX,
             {'metadata': {'total_size': size}, 'weight_map': weight_map},
         )
-    _save_json(directory / 'config.json', config)
+    save_json(directory / 'config.json', config)
 
 
 def _shards(tensors, shard_bytes) -> list[dict[str, np.ndarray]]:
@@ -313,7 +313,12 @@ def _shards(tensors, shard_bytes) -> list[dict[str, np.ndarray]]:
     return shards
 
 
-def _save_file(path, tensors) -> None:
+def save_file(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file.
+
+    Raises:
+      OSError: It cannot be written.
+    """
     try:
         # The metadata is what transformers looks for.
         safetensors_numpy.save_file(tensors, path, metadata={'format': 'pt'})
@@ -323,5 +328,6 @@ def _save_file(path, tensors) -> None:
         ) from error
 
 
-def _save_json(path, content) -> None:
+def save_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

@@ -1,5 +1,6 @@
 """What a stage leaves behind: Hugging Face directories."""
 
+import logging
 import pathlib
 import shutil
 from typing import Any
@@ -8,10 +9,14 @@ import jax
 
 from beaver_jax import sharding
 from beaver_jax.data import tokenizer as tokenizer_lib
+from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
+from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
+
+log = logging.getLogger(__name__)
 
 
 def export_causal_lm(
@@ -27,6 +32,29 @@ def export_causal_lm(
             ids = _special_ids(tokenizer)
             hf.save_causal_lm(temporary, model.config, params, extra=ids)
             tokenizer_lib.save(tokenizer, temporary)
+
+
+def export_adapter(
+    config: config_lib.TransformerConfig,
+    lora: lora_lib.LoraConfig,
+    adapters: hf.Params,
+    base: str,
+    model: pathlib.Path,
+) -> None:
+    """Writes a policy's adapters for `peft`, in `adapter` beside the merged `model`.
+
+    Nothing without adapters. A family whose names peft cannot express has the merged
+    model alone, and the log says so.
+    """
+    if not lora.rank:
+        return
+    adapters = sharding.to_host(adapters)
+    try:
+        with _Directory(model.with_name('adapter')) as temporary:
+            if temporary is not None:
+                hf.save_adapter(temporary, config, lora, adapters, base=base)
+    except hf.CheckpointError as error:
+        log.warning('%s: %s', model.parent, error)
 
 
 def export_score_model(

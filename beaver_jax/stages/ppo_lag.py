@@ -19,11 +19,14 @@ import ml_collections
 from beaver_jax import scoring
 from beaver_jax.data import batches
 from beaver_jax.data import sources
+from beaver_jax.models import hf
 from beaver_jax.models import score
+from beaver_jax.models import transformer
 from beaver_jax.rollout import experience
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import inputs
+from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import stage as stage_lib
@@ -37,8 +40,40 @@ class Loaded:
 
     networks: ppo_lag.Networks
     scorers: experience.Scorers
-    learning: Mapping[str, Any]  # parameters: 'actor', 'reward_critic', 'cost_critics'
+    actor: learning_lib.Learning
+    reward_critic: learning_lib.Learning
+    cost_critics: Mapping[str, learning_lib.Learning]  # by constraint
     frozen: Mapping[str, Any]  # parameters: 'reference', 'reward', 'costs'
+
+    def learning(self) -> dict[str, Any]:
+        """Parameters that learn."""
+        return self._each(lambda one: one.params)
+
+    def bases(self) -> dict[str, Any]:
+        """Frozen parameters under them."""
+        return self._each(lambda one: one.base)
+
+    def over(self, bases: Mapping[str, Any]) -> ppo_lag.Networks:
+        """The networks, to be applied to what learns."""
+        return ppo_lag.Networks(
+            self.actor.over(self.networks.actor, bases['actor']),
+            self.reward_critic.over(
+                self.networks.reward_critic, bases['reward_critic']
+            ),
+            {
+                name: one.over(
+                    self.networks.cost_critics[name], bases['cost_critics'][name]
+                )
+                for name, one in self.cost_critics.items()
+            },
+        )
+
+    def _each(self, of: Callable[[learning_lib.Learning], Any]) -> dict[str, Any]:
+        return {
+            'actor': of(self.actor),
+            'reward_critic': of(self.reward_critic),
+            'cost_critics': {name: of(one) for name, one in self.cost_critics.items()},
+        }
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
@@ -66,14 +101,19 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         costs=tuple(loaded.scorers.constraints),
         window=config.multiplier.window,
     )
-    state = stage_lib.born_sharded(mesh, init, dict(loaded.learning))
-    learn = functools.partial(
-        ppo_lag.ppo_lag_step,
-        networks=loaded.networks,
-        optimizers=optimizers,
-        config=settings,
-        thresholds=thresholds,
-    )
+    state = stage_lib.born_sharded(mesh, init, loaded.learning())
+
+    def learn(state, batch_and_bases, key):
+        batch, bases = batch_and_bases
+        return ppo_lag.ppo_lag_step(
+            state,
+            batch,
+            key,
+            networks=loaded.over(bases),
+            optimizers=optimizers,
+            config=settings,
+            thresholds=thresholds,
+        )
 
     def by_iteration(rate: Callable[[Any], Any]) -> Callable[[int], Any]:
         return lambda step: rate(step * settings.epochs * settings.minibatches)
@@ -91,13 +131,12 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
             scoring_fn(config, loaded),
             stage_lib.compile_step(mesh, learn, state),
             loaded.frozen,
+            loaded.bases(),
         ),
         feed=feed,
         steps=config.iterations,
         evaluate=lambda state: {},
-        export=lambda state, directory: outputs.export_causal_lm(
-            loaded.networks.actor, state.actor.params, tokenizer, directory
-        ),
+        export=functools.partial(_export, config, mesh, loaded, tokenizer),
         rates=rates,
         headline=('train/reward', 'train/cost', 'train/lambda', 'train/kl_divergence'),
         data=counts,
@@ -125,6 +164,15 @@ def summarize(
     return {'multiplier': multipliers, 'thresholds': dict(thresholds)}
 
 
+def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
+    model, params = loaded.networks.actor, state.actor.params
+    folded = loaded.actor.folded(mesh, params)
+    outputs.export_causal_lm(model, folded, tokenizer, directory)
+    outputs.export_adapter(
+        model.config, loaded.actor.lora, params, config.actor.init, directory
+    )
+
+
 def load(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
@@ -133,40 +181,61 @@ def load(
 ) -> Loaded:
     """Loads actor, reference, reward and cost models, and critics from the latter."""
     inputs.check_same_tokenizer(tokenizer, 'reward.init', config.reward.init)
-    actor, actor_params = inputs.causal_lm(mesh, config.actor, 'actor')
+    lora = learning_lib.settings(config.actor, 'actor')
+    actor, actor_params = inputs.causal_lm(
+        mesh, config.actor, 'actor', frozen=lora.rank > 0
+    )
     inputs.check_tokenizer(tokenizer, actor.config, 'config.actor')
     ppo_settings.check_lengths(config, actor.config)
-    reference, reference_params = inputs.causal_lm(
-        mesh, config.reference, 'reference', frozen=True
-    )
+    actor_learning = learning_lib.of(lora, 'actor', mesh, actor_params, config.seed)
+    reference, reference_params = _reference(config, mesh, actor, actor_learning)
     reward_fn, reward_params = scorer(config.reward, mesh, 'reward')
     cost_fns, cost_params, costs = {}, {}, {}
     for name, cost in config.costs.items():
         inputs.check_same_tokenizer(tokenizer, f'costs.{name}.init', cost.init)
         cost_fns[name], cost_params[name] = scorer(cost, mesh, f'costs.{name}')
         costs[name] = experience.Cost(name, cost.output)
-    reward_critic, reward_critic_params = critic(config, config.reward, mesh, 'reward')
-    cost_critics, cost_critic_params = {}, {}
+    reward_critic, reward_critic_learning = critic(
+        config, config.reward, mesh, 'reward', reward_params['model']
+    )
+    cost_critics, cost_critic_learning = {}, {}
     for name in constraints:
-        cost_critics[name], cost_critic_params[name] = critic(
-            config, config.costs[name], mesh, f'costs.{name}'
+        cost_critics[name], cost_critic_learning[name] = critic(
+            config,
+            config.costs[name],
+            mesh,
+            f'costs.{name}',
+            cost_params[name]['model'],
         )
     return Loaded(
         networks=ppo_lag.Networks(actor, reward_critic, cost_critics),
         scorers=experience.Scorers(
             reference, reward_fn, cost_fns, costs, reward_critic, cost_critics
         ),
-        learning={
-            'actor': actor_params,
-            'reward_critic': reward_critic_params,
-            'cost_critics': cost_critic_params,
-        },
+        actor=actor_learning,
+        reward_critic=reward_critic_learning,
+        cost_critics=cost_critic_learning,
         frozen={
             'reference': reference_params,
             'reward': reward_params,
             'costs': cost_params,
         },
     )
+
+
+def _reference(
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    actor: transformer.CausalLM,
+    learning: learning_lib.Learning,
+) -> tuple[transformer.CausalLM, Any]:
+    """The policy that the actor is held to; adapters stand on the same parameters."""
+    section = config.reference
+    if not learning.lora.rank or section.init != config.actor.init:
+        return inputs.causal_lm(mesh, section, 'reference', frozen=True)
+    fields = inputs.compute(section, 'reference')
+    shared = dataclasses.replace(actor.config, **fields)
+    return transformer.CausalLM(shared), learning.base
 
 
 def scorer(
@@ -201,30 +270,43 @@ def critic(
     section: ml_collections.ConfigDict,
     mesh: Mesh,
     name: str,
-) -> tuple[score.ScoreModel, Any]:
-    """A critic that starts from the score model whose values it learns."""
+    scorer_params: Any,
+) -> tuple[score.ScoreModel, learning_lib.Learning]:
+    """A critic that starts from the score model whose values it learns.
+
+    Adapters stand on that model's own parameters, which are not loaded again.
+    """
     settings = ml_collections.ConfigDict(config.critic.to_dict())
     settings.init = section.init
-    model, params, _ = inputs.score_model(mesh, settings, name)
+    lora = learning_lib.settings(config.critic, 'critic')
+    if lora.rank:
+        directory = inputs.model_directory(f'{name}.init', section.init)
+        model = hf.score_model(directory, **inputs.compute(settings, 'critic'))
+        params = scorer_params
+    else:
+        model, params, _ = inputs.score_model(mesh, settings, name)
     columns = slice(section.output, section.output + 1)
     head = jax.tree.map(lambda x: x[..., columns], params['score_head'])
     model_config = dataclasses.replace(
         model.config, score_type='critic', score_dim=1, normalize=False
     )
-    return score.ScoreModel(model_config), params | {'score_head': head}
+    params = params | {'score_head': head}
+    return score.ScoreModel(model_config), learning_lib.of(
+        lora, 'critic', mesh, params, config.seed
+    )
 
 
 def rollout_fn(
     config: ml_collections.ConfigDict, loaded: Loaded, tokenizer: inputs.Tokenizer
 ) -> Callable[..., Any]:
-    """Compiled (params, prompts, key) to samples."""
+    """Compiled (params, base, prompts, key) to samples."""
 
-    def rollout(params, prompts, key):
+    def rollout(params, base, prompts, key):
         # Random numbers by place, not by row of the data set: a batch that spans two
         # epochs may hold a row twice.
         prompts = prompts.replace(row=jnp.arange(prompts.row.shape[0]))
         return generate.generate(
-            params,
+            loaded.actor.overlay(base, params),
             prompts,
             key,
             model=loaded.networks.actor,
@@ -239,15 +321,29 @@ def rollout_fn(
 
 
 def scoring_fn(config: ml_collections.ConfigDict, loaded: Loaded) -> Callable[..., Any]:
-    """Compiled (params, samples) to experience."""
-    return jax.jit(
-        functools.partial(
-            experience.score_samples,
+    """Compiled (params of experience.score_samples, bases, samples) to experience."""
+
+    def score_samples(params, bases, samples):
+        critics = {
+            'reward_critic': loaded.reward_critic.overlay(
+                bases['reward_critic'], params['reward_critic']
+            ),
+            'cost_critics': {
+                name: one.overlay(
+                    bases['cost_critics'][name], params['cost_critics'][name]
+                )
+                for name, one in loaded.cost_critics.items()
+            },
+        }
+        return experience.score_samples(
+            params | critics,
+            samples,
             scorers=loaded.scorers,
             temperature=config.rollout.temperature,
             chunks=config.rollout.chunks,
         )
-    )
+
+    return jax.jit(score_samples)
 
 
 def iteration(
@@ -255,22 +351,26 @@ def iteration(
     score_samples: Callable[..., Any],
     learn: Callable[..., Any],
     frozen: Mapping[str, Any],
+    bases: Mapping[str, Any],
 ) -> Callable[..., Any]:
     """One iteration of three compiled programs, each timed."""
 
     def run(state, batch, key):
         rollout_key, learn_key = jax.random.split(key)
         begin = time.perf_counter()
-        samples = rollout(state.actor.params, batch['prompts'], rollout_key)
+        samples = rollout(
+            state.actor.params, bases['actor'], batch['prompts'], rollout_key
+        )
         jax.block_until_ready(samples)
         sampled = time.perf_counter()
         params = dict(frozen) | {
             'reward_critic': state.reward_critic.params,
             'cost_critics': {n: c.params for n, c in state.cost_critics.items()},
         }
-        scored = jax.block_until_ready(score_samples(params, samples))
+        scored = jax.block_until_ready(score_samples(params, bases, samples))
         experienced = time.perf_counter()
-        state, metrics = learn(state, (scored, batch.get('ptx')), learn_key)
+        rows = (scored, batch.get('ptx'))
+        state, metrics = learn(state, (rows, bases), learn_key)
         jax.block_until_ready(metrics)
         done = time.perf_counter()
         tokens = float(metrics['train/mean_generated_length']) * scored.reward.shape[0]

@@ -10,6 +10,7 @@ from beaver_jax import multiplier
 from beaver_jax import sharding
 from beaver_jax.models import config as model_lib
 from beaver_jax.stages import inputs
+from beaver_jax.stages import learning
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_config
 
@@ -36,6 +37,8 @@ def check(
     )
     for name in ('actor', 'reference', 'reward', 'critic'):
         inputs.compute(config[name], name)
+    for name in ('actor', 'critic'):
+        learning.settings(config[name], name)
     rows = config.rollout.prompts * config.rollout.samples_per_prompt
     settings = coefficients(config)
     sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)

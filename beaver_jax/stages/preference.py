@@ -15,6 +15,7 @@ from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.stages import inputs
+from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import outputs
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import preference
@@ -35,7 +36,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     )
     train, test = inputs.train_and_test(read, config, f'{kind}_pairs', counts)
     tokenizer = inputs.load_tokenizer('model.init', config.model.init)
-    model, params, normalizer = _load(config, mesh, kind)
+    model, learning, normalizer = _load(config, mesh, kind)
     inputs.check_tokenizer(tokenizer, model.config.backbone, 'config.model')
     inputs.check_length(model.config.backbone, config.max_length, 'max_length')
     make = functools.partial(
@@ -48,23 +49,29 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         shard=inputs.process_shard(),
     )
     feed = stage_lib.Feed(mesh, {'pairs': make(train, counts=counts)})
-    sums = functools.partial(preference.preference_eval, model=model, kind=kind)
+
+    def sums(params, base, batch):
+        return preference.preference_eval(
+            params, batch, model=learning.over(model, base), kind=kind
+        )
+
     evaluate = (
-        stage_lib.dataset_means(sums, mesh, make(test, once=True))
+        stage_lib.dataset_means(sums, learning.base, mesh, make(test, once=True))
         if test
         else lambda state: {}
     )
     steps = inputs.count_steps(config, counts['examples'])
     optimizer, rate = stage_lib.optimizer(config, 'optimizer', steps)
     init = functools.partial(preference.init, optimizer=optimizer)
-    state = stage_lib.born_sharded(mesh, init, params, normalizer)
+    state = stage_lib.born_sharded(mesh, init, learning.params, normalizer)
 
-    def step(state, batch, key):
+    def step(state, batch_and_base, key):
+        batch, base = batch_and_base
         return preference.preference_step(
             state,
             batch['pairs'],
             key,
-            model=model,
+            model=learning.over(model, base),
             optimizer=optimizer,
             config=loss,
             parts=config.parts,
@@ -72,12 +79,18 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
 
     return stage_lib.Stage(
         state=state,
-        step=stage_lib.timed(stage_lib.compile_step(mesh, step, state)),
+        step=stage_lib.supervised(
+            stage_lib.compile_step(mesh, step, state), learning.base
+        ),
         feed=feed,
         steps=steps,
         evaluate=evaluate,
         export=lambda state, directory: outputs.export_score_model(
-            model, state.model.params, state.normalizer, tokenizer, directory
+            model,
+            learning.folded(mesh, state.model.params),
+            state.normalizer,
+            tokenizer,
+            directory,
         ),
         rates={'train/lr': rate},
         headline=('train/loss', 'train/accuracy'),
@@ -95,16 +108,26 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.Preferenc
 
 def _load(
     config: ml_collections.ConfigDict, mesh: Mesh, kind: str
-) -> tuple[score.ScoreModel, hf.Params, score.Normalizer]:
+) -> tuple[score.ScoreModel, learning_lib.Learning, score.Normalizer]:
     """A score model, or a language model's decoder under a fresh head."""
+    lora = learning_lib.settings(config.model, 'model')
+
+    def learning(params):
+        return learning_lib.of(lora, 'model', mesh, params, config.seed)
+
     directory = inputs.model_directory('model.init', config.model.init)
     if hf.is_score_model(hf.read_hf_config(directory)):
-        model, params, normalizer = inputs.score_model(mesh, config.model, 'model')
+        model, params, normalizer = inputs.score_model(
+            mesh, config.model, 'model', frozen=lora.rank > 0
+        )
         # Of this kind from now on, whatever it was: the kind decides normalization.
         changed = dataclasses.replace(model.config, score_type=kind)
-        return score.ScoreModel(changed), params, normalizer
+        return score.ScoreModel(changed), learning(params), normalizer
     backbone, decoder = hf.load_backbone(
-        directory, place=inputs.placer(mesh), **inputs.compute(config.model, 'model')
+        directory,
+        place=inputs.placer(mesh),
+        param_dtype=config.model.dtype if lora.rank else 'float32',
+        **inputs.compute(config.model, 'model'),
     )
     settings = inputs.settings(
         config_lib.ScoreConfig,
@@ -116,4 +139,5 @@ def _load(
     model = score.ScoreModel(settings)
     params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
     normalizer = score.init_normalizer(settings.score_dim)
-    return model, params, jax.device_put(normalizer, sharding.replicated(mesh))
+    normalizer = jax.device_put(normalizer, sharding.replicated(mesh))
+    return model, learning(params), normalizer

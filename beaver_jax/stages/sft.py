@@ -12,6 +12,7 @@ from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
+from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import outputs
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import sft
@@ -23,7 +24,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     counts: Counter = Counter()
     read = functools.partial(sources.demonstrations, on_bad_row=config.data.on_bad_row)
     train, test = inputs.train_and_test(read, config, 'sft', counts)
-    model, params, tokenizer = _load(config, mesh)
+    model, learning, tokenizer = _load(config, mesh)
     make = functools.partial(
         batches.sft,
         tokenizer=tokenizer,
@@ -33,36 +34,40 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         shard=inputs.process_shard(),
     )
     feed = stage_lib.Feed(mesh, {'sft': make(train, counts=counts)})
-    sums = functools.partial(sft.sft_eval, model=model)
+
+    def sums(params, base, batch):
+        return sft.sft_eval(params, batch, model=learning.over(model, base))
+
     evaluate = (
-        stage_lib.dataset_means(sums, mesh, make(test, once=True))
+        stage_lib.dataset_means(sums, learning.base, mesh, make(test, once=True))
         if test
         else lambda state: {}
     )
     steps = inputs.count_steps(config, counts['examples'])
     optimizer, rate = stage_lib.optimizer(config, 'optimizer', steps)
     init = functools.partial(sft.init, optimizer=optimizer)
-    state = stage_lib.born_sharded(mesh, init, params)
+    state = stage_lib.born_sharded(mesh, init, learning.params)
 
-    def step(state, batch, key):
+    def step(state, batch_and_base, key):
+        batch, base = batch_and_base
         return sft.sft_step(
             state,
             batch['sft'],
             key,
-            model=model,
+            model=learning.over(model, base),
             optimizer=optimizer,
             parts=config.parts,
         )
 
     return stage_lib.Stage(
         state=state,
-        step=stage_lib.timed(stage_lib.compile_step(mesh, step, state)),
+        step=stage_lib.supervised(
+            stage_lib.compile_step(mesh, step, state), learning.base
+        ),
         feed=feed,
         steps=steps,
         evaluate=evaluate,
-        export=lambda state, directory: outputs.export_causal_lm(
-            model, state.model.params, tokenizer, directory
-        ),
+        export=functools.partial(_export, config, mesh, model, learning, tokenizer),
         rates={'train/lr': rate},
         headline=('train/loss',),
         data=inputs.log_counts('sft', counts),
@@ -72,6 +77,11 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     """Refuses settings that do not fit, or nothing to start from."""
     stage_lib.check_supervised(config, mesh)
+    if not config.model.init and config.model.lora.rank:
+        raise inputs.InputError(
+            f'config.model.lora.rank={config.model.lora.rank} adapts a trained model; '
+            'name it with --config.base=DIRECTORY.'
+        )
     if not config.model.init and not config.model.tokenizer:
         raise inputs.InputError(
             'config.base is empty; name the model directory to start from, '
@@ -79,17 +89,29 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         )
 
 
+def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
+    params = learning.folded(mesh, state.model.params)
+    outputs.export_causal_lm(model, params, tokenizer, directory)
+    outputs.export_adapter(
+        model.config, learning.lora, state.model.params, config.model.init, directory
+    )
+
+
 def _load(
     config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[transformer.CausalLM, dict, inputs.Tokenizer]:
+) -> tuple[transformer.CausalLM, learning_lib.Learning, inputs.Tokenizer]:
     """The model to start from: config.model.init, or a fresh one without it."""
+    lora = learning_lib.settings(config.model, 'model')
     if config.model.init:
         tokenizer = inputs.load_tokenizer('model.init', config.model.init)
-        model, params = inputs.causal_lm(mesh, config.model, 'model')
+        model, params = inputs.causal_lm(
+            mesh, config.model, 'model', frozen=lora.rank > 0
+        )
     else:
         tokenizer = tokenizer_lib.load(config.model.tokenizer)
         key = jax.random.key(config.seed)
         model, params = inputs.new_causal_lm(mesh, config.model, tokenizer, key)
     inputs.check_tokenizer(tokenizer, model.config, 'config.model')
     inputs.check_length(model.config, config.max_length, 'max_length')
-    return model, params, tokenizer
+    learning = learning_lib.of(lora, 'model', mesh, params, config.seed)
+    return model, learning, tokenizer

@@ -15,6 +15,7 @@ from beaver_jax import optim
 from beaver_jax import sharding
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
+from beaver_jax.stages import learning
 
 Metrics = dict[str, Any]
 
@@ -123,28 +124,31 @@ def check_supervised(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     inputs.check_parts('parts', config.batch_size, config.parts, mesh)
     inputs.check_counts(config, 'max_length')
     inputs.compute(config.model, 'model')
+    learning.settings(config.model, 'model')
     optimizer(config, 'optimizer', inputs.count_steps(config, rows=1))
 
 
-def timed(step: Callable) -> Callable:
-    """Gives a compiled step the third result that the loop expects: no timings."""
+def supervised(step: Callable, base: Any) -> Callable:
+    """A compiled step as the loop calls it: the base goes in, no timings come out."""
 
     def run(state, batch, key):
-        state, metrics = step(state, batch, key)
+        state, metrics = step(state, (batch, base), key)
         return state, metrics, {}
 
     return run
 
 
 def dataset_means(
-    sums: Callable[[Any, Any], Mapping[str, tuple[jax.Array, jax.Array]]],
+    sums: Callable[[Any, Any, Any], Mapping[str, tuple[jax.Array, jax.Array]]],
+    base: Any,
     mesh: Mesh,
     dataset: grain.MapDataset,
 ) -> Callable[[Any], dict[str, float]]:
     """An evaluator over a finite data set.
 
     Args:
-      sums: (params, batch) to {name: (sum, count)}; is compiled here.
+      sums: (params, base, batch) to {name: (sum, count)}; is compiled here.
+      base: Frozen parameters under those that learn; may be empty.
       mesh: Where batches go.
       dataset: Batches, once.
 
@@ -156,7 +160,8 @@ def dataset_means(
     def evaluate(state):
         totals: dict[str, Any] = {}
         for batch in dataset:
-            found = compiled(state.model.params, sharding.put_batch(mesh, batch))
+            rows = sharding.put_batch(mesh, batch)
+            found = compiled(state.model.params, base, rows)
             for name, (total, count) in jax.tree.map(float, dict(found)).items():
                 before = totals.get(name, (0.0, 0.0))
                 totals[name] = (before[0] + total, before[1] + count)

@@ -57,7 +57,7 @@ def test_frozen_models_have_the_type_they_compute_in(load, mesh, chain):
         jnp.dtype('bfloat16')
     }
     # What learns is kept in float32, whatever it computes in.
-    assert {x.dtype for x in jax.tree.leaves(loaded.learning['actor'])} == {
+    assert {x.dtype for x in jax.tree.leaves(loaded.actor.params)} == {
         jnp.dtype('float32')
     }
     assert loaded.networks.actor.config.dtype == 'bfloat16'
@@ -105,7 +105,10 @@ def test_a_critic_takes_the_output_that_the_constraint_measures(load, mesh, chai
     with config.unlocked():
         config.costs.harm.init = str(directory)
         config.costs.harm.output = 1
-    critic, found = ppo_lag.critic(config, config.costs.harm, mesh, 'costs.harm')
+    critic, learning = ppo_lag.critic(
+        config, config.costs.harm, mesh, 'costs.harm', two
+    )
+    found = learning.params
     np.testing.assert_array_equal(found['score_head']['kernel'], two_kernel(two)[:, 1:])
     np.testing.assert_array_equal(found['score_head']['bias'], [2])
     assert (critic.config.score_dim, critic.config.score_type) == (1, 'critic')
@@ -157,7 +160,7 @@ def test_sampling_does_not_know_the_rows_of_the_data_set(load, mesh):
     rollout = ppo_lag.rollout_fn(config, loaded, tokenizer)
     batch = next(ppo_lag.build(config, mesh).feed)['prompts']
     same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), batch)
-    samples = rollout(loaded.learning['actor'], same, jax.random.key(0))
+    samples = rollout(loaded.actor.params, {}, same, jax.random.key(0))
     texts = {tuple(row) for row in np.asarray(samples.tokens).tolist()}
     assert len(texts) > 8  # of 16
 

@@ -73,15 +73,16 @@ def test_a_compiled_step_keeps_the_shards_and_donates(mesh):
     place = jax.NamedSharding(mesh, jax.P('fsdp'))
     state = jax.device_put(jnp.arange(8.0), place)
 
-    def step(state, batch, key):
+    def step(state, batch_and_base, key):
         del key
-        return state + batch, {'train/sum': jnp.sum(state)}
+        batch, base = batch_and_base
+        return state + batch, {'train/sum': base * jnp.sum(state)}
 
-    compiled = stage_lib.timed(stage_lib.compile_step(mesh, step, state))
+    compiled = stage_lib.supervised(stage_lib.compile_step(mesh, step, state), 3.0)
     after, metrics, timings = compiled(state, jnp.ones(8), jax.random.key(0))
     assert state.is_deleted()
     assert after.sharding == place
-    assert (float(metrics['train/sum']), timings) == (28.0, {})  # 0 + … + 7
+    assert (float(metrics['train/sum']), timings) == (84.0, {})  # 3·(0 + … + 7)
 
 
 def test_means_over_a_data_set_weigh_batches_by_their_counts(mesh):
@@ -90,12 +91,12 @@ def test_means_over_a_data_set_weigh_batches_by_their_counts(mesh):
 
     state = sft.SftState(jnp.int32(0), state_lib.Learner(jnp.float32(2), ()))
 
-    def sums(factor, batch):
-        return {'value': (factor * batch[:, 0].sum(), batch[:, 1].sum())}
+    def sums(factor, base, batch):
+        return {'value': (factor * base * batch[:, 0].sum(), batch[:, 1].sum())}
 
-    found = stage_lib.dataset_means(sums, mesh, dataset)(state)
-    # 2·(1 + 2 + 3 + 4 + 5) / 5; the second batch has one row that counts.
-    assert found == {'eval/value': 6.0}
+    found = stage_lib.dataset_means(sums, 0.5, mesh, dataset)(state)
+    # 2·0.5·(1 + 2 + 3 + 4 + 5) / 5; the second batch has one row that counts.
+    assert found == {'eval/value': 3.0}
 
 
 def test_the_glance_of_a_stage():

@@ -1,0 +1,137 @@
+"""Runs with adapters: what learns, what stays, and what is left behind."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from beaver_jax import config as config_lib
+from beaver_jax import metrics
+from beaver_jax import sharding
+from beaver_jax import train
+from beaver_jax.models import hf
+from beaver_jax.stages import inputs
+from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import sft
+from tests import micro
+
+LORA = {'rank': 4, 'alpha': 8}
+
+
+def overrides(*sections, **more):
+    fields = LORA | more
+    return {
+        f'{s}.lora.{name}': value for s in sections for name, value in fields.items()
+    }
+
+
+def names(tree):
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {sharding.path_string(path).rpartition('/')[2] for path, _ in paths}
+
+
+def tensors(directory):
+    return safetensors_numpy.load_file(directory / 'model.safetensors')
+
+
+def test_sft_leaves_a_merged_model_and_an_adapter(chain, configs, few_rows, tmp_path):
+    run = tmp_path / 'run'
+    more = {'run': run, **few_rows, 'base': chain / 'sft', **overrides('model')}
+    train.main(micro.arguments(configs, 'sft', more))
+    before, after = tensors(chain / 'sft' / 'model'), tensors(run / 'sft' / 'model')
+    changed = {name for name in before if np.any(before[name] != after[name])}
+    # Linear maps of the layers alone; embeddings, norms and the head are as they were.
+    assert changed == {name for name in before if '_proj' in name}
+    adapter = run / 'sft' / 'adapter'
+    settings = json.loads((adapter / 'adapter_config.json').read_text())
+    assert (settings['r'], settings['lora_alpha']) == (4, 8.0)
+    held = safetensors_numpy.load_file(adapter / 'adapter_model.safetensors')
+    name = 'base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight'
+    a, b = held[name.format('A')], held[name.format('B')]
+    # Scale 8/4.
+    merged = 'model.layers.1.self_attn.q_proj.weight'
+    np.testing.assert_allclose(after[merged], before[merged] + 2 * b @ a, atol=1e-6)
+
+
+def test_a_policy_learns_adapters_over_shared_models(
+    chain, configs, few_rows, tmp_path
+):
+    starts = micro.models(chain, 'sft', 'reward', 'cost')
+    more = {'run': tmp_path / 'run', **few_rows, **starts}
+    more |= overrides('actor', 'critic')
+    argv = micro.arguments(configs, 'ppo_lag', more)
+    config = config_lib.from_argv(argv)
+    mesh = sharding.make_mesh(**config.mesh)
+    tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+    loaded = ppo_lag.load(config, mesh, tokenizer, ('harm',))
+    # One copy of each model in memory.
+    assert loaded.frozen['reference'] is loaded.actor.base
+    for critic, scorer in (
+        (loaded.reward_critic, loaded.frozen['reward']),
+        (loaded.cost_critics['harm'], loaded.frozen['costs']['harm']),
+    ):
+        assert critic.base['backbone'] is scorer['model']['backbone']
+        assert names(critic.params) == {'lora_a', 'lora_b', 'kernel', 'bias'}
+
+    stage = ppo_lag.build(config, mesh)
+    for learner in (stage.state.actor, stage.state.cost_critics['harm']):
+        moments = {
+            path
+            for path in names(learner.opt_state)
+            if path in ('embedding', 'scale', 'kernel')
+        }
+        assert moments <= names(learner.params)
+    assert names(stage.state.actor.params) == {'lora_a', 'lora_b'}
+
+    train.main(argv)
+    before = tensors(chain / 'sft' / 'model')
+    after = tensors(tmp_path / 'run' / 'ppo_lag' / 'model')
+    changed = {name for name in before if np.any(before[name] != after[name])}
+    assert changed == {name for name in before if '_proj' in name}
+    rows = metrics.read(tmp_path / 'run' / 'ppo_lag' / 'metrics.jsonl')
+    assert all(row['train/bad_steps'] == 0 for row in rows)
+    # The first ratios are 1: the sampled policy is the scored one.
+    assert rows[0]['train/kl_divergence'] == pytest.approx(0, abs=1e-4)
+
+
+def test_score_models_learn_adapters_and_their_head(chain, configs, few_rows, tmp_path):
+    run = tmp_path / 'run'
+    more = {'run': run, **few_rows, 'model.init': chain / 'sft', **overrides('model')}
+    train.main(micro.arguments(configs, 'cost', more))
+    before, after = tensors(chain / 'sft' / 'model'), tensors(run / 'cost' / 'model')
+    backbone = before.keys() & after.keys()
+    changed = {name for name in backbone if np.any(before[name] != after[name])}
+    assert changed == {name for name in backbone if '_proj' in name}
+    model, _, _ = hf.load_score_model(run / 'cost' / 'model')
+    assert model.config.score_type == 'cost'
+
+
+def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):
+    def line(name, **changes):
+        more = {'run': tmp_path / 'run', **few_rows, **changes}
+        return micro.error(train.main, micro.arguments(configs, name, more))
+
+    tokenizer = {'model.tokenizer': chain / 'world' / 'tokenizer'}
+    assert line('sft', **tokenizer, **overrides('model')) == (
+        'Error: config.model.lora.rank=4 adapts a trained model; name it with '
+        '--config.base=DIRECTORY.'
+    )
+    found = line('sft', base=chain / 'sft', **overrides('model', targets='none'))
+    assert found.startswith(
+        "Error: config.model.lora.targets='none' matches none of: layers/attention/k, "
+    )
+    assert line('sft', base=chain / 'sft', **overrides('model', rank=-2)) == (
+        'Error: config.model.lora.rank=-2; must not be negative.'
+    )
+
+
+def test_a_frozen_base_has_the_type_it_computes_in(chain, configs, few_rows, tmp_path):
+    more = {'run': tmp_path / 'run', **few_rows, 'base': chain / 'sft'}
+    more |= {'model.dtype': 'bfloat16', **overrides('model')}
+    config = config_lib.from_argv(micro.arguments(configs, 'sft', more))
+    mesh = sharding.make_mesh(**config.mesh)
+    _, learning, _ = sft._load(config, mesh)
+    assert {str(x.dtype) for x in jax.tree.leaves(learning.base)} == {'bfloat16'}
+    assert {str(x.dtype) for x in jax.tree.leaves(learning.params)} == {'float32'}
