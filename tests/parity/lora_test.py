@@ -1,0 +1,80 @@
+"""Adapters trained here, as `peft` applies them on PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft
+import pytest
+
+from beaver_jax.models import hf
+from beaver_jax.models import lora
+from tests.parity import families_test
+from tests.parity import side_by_side
+
+CONFIGS = {
+    'plain': lora.LoraConfig(rank=3, alpha=6.0),
+    'queries and keys, rank-stabilized': lora.LoraConfig(
+        rank=4, alpha=4.0, targets='layers/attention/[qk]', rslora=True
+    ),
+}
+UNFUSED = ('llama', 'mistral', 'qwen2', 'qwen3', 'gemma', 'gemma2', 'phi', 'opt')
+UNFUSED += ('gpt_neo', 'gptj')
+
+
+def adapted(family, config, tmp_path):
+    """Their base, and ours with random adapters that were saved."""
+    settings = next(iter(families_test.SETTINGS[family].values()))
+    theirs = families_test.torch_model(family, settings)
+    theirs.save_pretrained(tmp_path / 'base')
+    model, params = hf.load_causal_lm(tmp_path / 'base')
+    random = np.random.default_rng(0)
+    adapters = jax.tree.map(
+        lambda x: jnp.asarray(0.2 * random.standard_normal(x.shape, np.float32)),
+        lora.init(config, params, jax.random.key(0)),
+    )
+    hf.save_adapter(
+        tmp_path / 'adapter',
+        model.config,
+        config,
+        adapters,
+        base=str(tmp_path / 'base'),
+    )
+    return theirs, model, params, adapters
+
+
+@pytest.mark.parametrize('family', UNFUSED)
+@pytest.mark.parametrize('config', CONFIGS.values(), ids=CONFIGS)
+def test_peft_gives_the_same_logits(family, config, tmp_path):
+    theirs, model, params, adapters = adapted(family, config, tmp_path)
+    tokens, mask = side_by_side.batch()
+    plain = side_by_side.torch_logits(theirs, tokens, mask)
+    with_adapter = peft.PeftModel.from_pretrained(theirs, tmp_path / 'adapter').eval()
+    # The base takes the arguments: its wrapper has a signature of its own.
+    base = with_adapter.get_base_model()
+    expected = side_by_side.torch_logits(base, tokens, mask)
+    whole = lora.overlay(config, params, adapters)
+    found = side_by_side.jax_logits(model, whole, tokens, mask)
+    np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
+    assert np.max(np.abs(expected - plain)[mask]) > 0.05
+
+    merged = side_by_side.torch_logits(with_adapter.merge_and_unload(), tokens, mask)
+    folded = lora.fold(config, params, adapters)
+    found = side_by_side.jax_logits(model, folded, tokens, mask)
+    np.testing.assert_allclose(found[mask], merged[mask], atol=1e-4)
+
+
+@pytest.mark.parametrize('family', ['gpt2', 'gpt_neox', 'bloom'])
+def test_fused_maps_have_no_adapter_in_peft(family, tmp_path):
+    with pytest.raises(hf.CheckpointError, match='use the merged model'):
+        adapted(family, CONFIGS['plain'], tmp_path)
+
+
+def test_an_adapter_of_what_is_not_fused(tmp_path):
+    config = lora.LoraConfig(rank=2, targets='layers/(attention/o|mlp/up)')
+    theirs, model, params, adapters = adapted('gpt2', config, tmp_path)
+    tokens, mask = side_by_side.batch()
+    with_adapter = peft.PeftModel.from_pretrained(theirs, tmp_path / 'adapter').eval()
+    expected = side_by_side.torch_logits(with_adapter.get_base_model(), tokens, mask)
+    whole = lora.overlay(config, params, adapters)
+    found = side_by_side.jax_logits(model, whole, tokens, mask)
+    np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
