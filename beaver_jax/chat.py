@@ -35,9 +35,21 @@ class Talker:
     """A model that continues token ids, one at a time."""
 
     def __init__(
-        self, path: str, sampler: sampling.Sampler, *, max_new_tokens: int, seed: int
+        self,
+        path: str,
+        sampler: sampling.Sampler,
+        *,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
     ):
         """Loads a model and its tokenizer.
+
+        Args:
+          path: A stage's directory or a Hugging Face directory.
+          sampler: How it answers.
+          max_new_tokens: The longest answer; None is half of the model's positions,
+            at most 512.
+          seed: Of the sampling.
 
         Raises:
           ValueError: The path holds no language model, or max_new_tokens leaves no
@@ -50,6 +62,8 @@ class Talker:
         self._model, self._params = hf.load_causal_lm(directory, place=_place)
         inputs.check_tokenizer(self.tokenizer, self._model.config, path)
         self._key, self._turns = jax.random.key(seed), 0
+        if max_new_tokens is None:
+            max_new_tokens = min(512, self._model.config.max_positions // 2)
         self._most = max_new_tokens
         if not 0 < max_new_tokens < self._model.config.max_positions:
             raise ValueError(
@@ -187,7 +201,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--top_k', type=int, default=0)
     parser.add_argument('--top_p', type=float, default=1.0)
     parser.add_argument('--repetition_penalty', type=float, default=1.0)
-    parser.add_argument('--max_new_tokens', type=int, default=128)
+    parser.add_argument(
+        '--max_new_tokens',
+        type=int,
+        help='longest answer; else half of the positions, at most 512',
+    )
     parser.add_argument('--seed', type=int, default=0)
     arguments = parser.parse_args(argv)
     if arguments.raw and arguments.prompt is None:

@@ -109,10 +109,13 @@ def test_a_vocabulary_that_the_devices_do_not_divide(model, tmp_path, capsys):
     assert one == other
 
 
-def test_a_stage_directory_will_do(chain, capsys):
-    argv = ['--max_new_tokens', '2', '--prompt', 'Hello']
-    chat.main([str(chain / 'sft'), *argv])
+def test_a_stage_directory_and_a_prompt_will_do(chain, capsys):
+    chat.main([str(chain / 'sft'), '--prompt', 'Hello'])
     assert capsys.readouterr().out.endswith('\n')
+
+
+def test_an_answer_may_fill_half_of_the_positions(model):
+    assert chat.Talker(model, GREEDY).context == 64  # of 128
 
 
 # ---- The conversation ---------------------------------------------------------------
