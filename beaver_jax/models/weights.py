@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import traverse_util
 import jax
@@ -77,51 +77,60 @@ class Entry:
         return np.concatenate(split, axis=-2).reshape(*outer, width * self.parts)
 
 
+class _Stored(NamedTuple):
+    """A tensor in a file."""
+
+    file: pathlib.Path
+    name: str
+    shape: tuple[int, ...]
+
+
 class Weights:
     """The tensors of a directory's safetensors files, read by slices."""
 
     def __init__(self, directory: Path):
-        """Opens the files.
+        """Reads what the files hold, not the tensors.
 
         Raises:
           CheckpointError: No weights, weights only in pickle, missing or broken files.
         """
-        self._file_of: dict[str, Any] = {}
-        self._prefixes: dict[str, str] = {}  # names as stored, of those renamed
+        self._tensors: dict[str, _Stored] = {}
         for path in _weight_files(pathlib.Path(directory)):
             try:
-                handle = safetensors.safe_open(path, framework='np')
+                with safetensors.safe_open(path, framework='np') as file:
+                    for name in file.keys():  # noqa: SIM118  it is no mapping
+                        shape = tuple(file.get_slice(name).get_shape())
+                        self._tensors[name] = _Stored(path, name, shape)
             except (OSError, safetensors.SafetensorError) as error:
                 raise CheckpointError(
                     f'{path}: cannot be read ({error}); copy it anew.'
                 ) from error
-            self._file_of |= dict.fromkeys(handle.keys(), handle)
 
     def add_prefix(self, prefix: str, wanted: Collection[str]) -> None:
         """Gives tensors the prefix with which they are wanted, where all lack it."""
-        if prefix and not any(name.startswith(prefix) for name in self._file_of):
-            self._prefixes = {
-                prefix + name: name for name in self._file_of if prefix + name in wanted
-            }
-            renamed = {name: new for new, name in self._prefixes.items()}
-            self._file_of = {
-                renamed.get(name, name): file for name, file in self._file_of.items()
+        if prefix and not any(name.startswith(prefix) for name in self._tensors):
+            self._tensors = {
+                prefix + name if prefix + name in wanted else name: tensor
+                for name, tensor in self._tensors.items()
             }
 
     def names(self) -> set[str]:
         """Names of all tensors."""
-        return set(self._file_of)
+        return set(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, as stored."""
-        return tuple(self._slices(name).get_shape())
+        return self._tensors[name].shape
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A slice of a tensor."""
-        return self._slices(name)[index or ...]
+        """A slice of a tensor.
 
-    def _slices(self, name: str) -> Any:
-        return self._file_of[name].get_slice(self._prefixes.get(name, name))
+        The file is mapped anew each time: pages that were read count as this process's
+        memory as long as a mapping stands.
+        """
+        tensor = self._tensors[name]
+        with safetensors.safe_open(tensor.file, framework='np') as file:
+            return file.get_slice(tensor.name)[index or ...]
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -231,11 +240,38 @@ def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
     def read(index):
         if not entry.stacked:
             return read_one(entry.names[0], index)
-        return np.stack([read_one(name, index[1:]) for name in entry.names[index[0]]])
+        names = entry.names[index[0]]
+        first = read_one(names[0], index[1:])
+        layers = np.empty((len(names), *first.shape), first.dtype)
+        layers[0] = first
+        for i, name in enumerate(names[1:], start=1):
+            layers[i] = read_one(name, index[1:])
+        return layers
 
     if sharding is None:
         return jnp.asarray(read(tuple(slice(None) for _ in shape)))
-    return jax.make_array_from_callback(shape, sharding, read)
+    return _place(shape, sharding, read)
+
+
+def _place(
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding,
+    read: Callable[[tuple[slice, ...]], np.ndarray],
+) -> jax.Array:
+    """A global array; each distinct slice is read once, and one at a time is held."""
+    places: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None  # all of these devices hold a part
+        ends = tuple(
+            part.indices(size)[:2] for part, size in zip(index, shape, strict=True)
+        )
+        places.setdefault(ends, []).append(device)
+    shards = []
+    for ends, devices in places.items():
+        host = read(tuple(slice(*pair) for pair in ends))
+        copies = [jax.device_put(host, device) for device in devices]
+        shards += jax.block_until_ready(copies)
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def named(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:

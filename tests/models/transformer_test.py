@@ -25,6 +25,16 @@ LLAMA_7B = config_lib.TransformerConfig(
     head_dim=128,
     mlp_dim=11_008,
 )
+QWEN2_7B = config_lib.TransformerConfig(
+    vocab_size=152_064,
+    embed_dim=3584,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    head_dim=128,
+    mlp_dim=18_944,
+    qkv_bias=True,
+)
 VARIANTS = {
     'plain': {},
     'other': {
@@ -374,12 +384,21 @@ def test_a_cache_has_a_key_and_a_value_per_layer_head_and_place():
     assert not np.any(cache.mask)
 
 
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
-@pytest.mark.parametrize('tied', [True, False])
-def test_every_parameter_of_a_7b_model_has_a_rule(mesh, tied):
-    config = dataclasses.replace(
-        LLAMA_7B, tie_embeddings=tied, qkv_bias=True, o_bias=True, mlp_bias=True
-    )
+@pytest.mark.parametrize(
+    'mesh', [(8, 1, 1), (2, 4, 1), (1, 4, 2), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
+)
+@pytest.mark.parametrize(
+    'config',
+    [
+        LLAMA_7B,
+        dataclasses.replace(
+            LLAMA_7B, tie_embeddings=True, qkv_bias=True, o_bias=True, mlp_bias=True
+        ),
+        QWEN2_7B,
+    ],
+    ids=['llama', 'llama tied with biases', 'qwen2'],
+)
+def test_every_parameter_of_a_7b_model_has_a_rule(mesh, config):
     abstract = hf.abstract_params(transformer.CausalLM(config))
     shardings = sharding.param_shardings(
         sharding.make_mesh(*mesh), transformer.RULES, abstract

@@ -68,7 +68,7 @@ def test_a_directory_that_was_left_half_written_is_no_model(tmp_path, monkeypatc
     def killed(path, tensors):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, '_save_file', killed)
+    monkeypatch.setattr(weights, 'save_file', killed)
     with pytest.raises(KeyboardInterrupt):
         hf.save_causal_lm(tmp_path, model.config, params)
     with pytest.raises(hf.CheckpointError, match=r'no config\.json; not a model'):
@@ -80,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, tensors):
     with pytest.raises(OSError, match='file'):
         weights.save(tmp_path / 'file', {}, tensors)
     with pytest.raises(OSError, match=r'cannot be written .*; make room'):
-        weights._save_file(tmp_path / 'missing' / 'model.safetensors', tensors)
+        weights.save_file(tmp_path / 'missing' / 'model.safetensors', tensors)
 
 
 def test_missing_weights_are_named(tmp_path, tensors):
