@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
-	$(bin)/mypy beaver_jax configs
+	$(bin)/mypy beaver_jax benchmarks configs
 
 parity: $(VENV)/.installed-parity
 	$(bin)/python -m pytest tests/parity $(ARGS)

@@ -53,10 +53,11 @@ def main() -> None:
 
 def write(directory: str, gigabytes: float) -> None:
     """Writes a random model of about this size in float32, in four files or more."""
-    import ml_dtypes  # noqa: F401  numpy's bfloat16
+    import jax
     import numpy as np
 
     from beaver_jax.models import config as config_lib
+    from beaver_jax.models import families
     from beaver_jax.models import hf
     from beaver_jax.models import transformer
     from beaver_jax.models import weights
@@ -74,10 +75,8 @@ def write(directory: str, gigabytes: float) -> None:
     )
     random = np.random.default_rng(0)
     shapes = hf.abstract_params(transformer.CausalLM(config))
-    import jax
-
     params = jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), shapes)
-    fields = hf.families.FAMILIES['llama'].to_hf(config)
+    fields = families.FAMILIES['llama'].to_hf(config)
     weights.save(
         directory,
         fields | {'architectures': ['LlamaForCausalLM']},
