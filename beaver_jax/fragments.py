@@ -77,7 +77,11 @@ def model(init) -> ml_collections.ConfigDict:
 
 
 def lora() -> ml_collections.ConfigDict:
-    """Low-rank adapters: with a rank above 0 they alone learn, over a frozen model."""
+    """Low-rank adapters: with a rank above 0 they alone learn, over a frozen model.
+
+    That model is kept in the section's dtype; where actor and reference, or a critic
+    and its score model, share it, in that of the actor or of the score model.
+    """
     return _dict(
         rank=0,
         alpha=16.0,  # adapters count alpha / rank, or alpha / √rank with rslora

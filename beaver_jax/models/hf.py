@@ -241,6 +241,7 @@ def load_score_model(
         abstract,
         place=place,
         dtype=param_dtype,
+        wide=('score_head/',),  # it computes in float32, and may be trained on
         ignored=(*_lm_head(backbone), *NORMALIZER),
     )
     return model, params, _load_normalizer(directory, hf, weights, config.score_dim)
@@ -328,11 +329,40 @@ def save_causal_lm(
     _save(directory, hf | dict(extra or {}), export_names(config, params))
 
 
+def adapter_tensors(
+    config: config_lib.TransformerConfig, adapters: Params
+) -> dict[str, np.ndarray]:
+    """A causal LM's adapters as {peft's name: array in PyTorch's orientation}.
+
+    Args:
+      config: The decoder.
+      adapters: On the host or fully addressable.
+
+    Raises:
+      CheckpointError: The family stores an adapted map fused with others.
+    """
+    theirs_of = families.FAMILIES[config.family].modules
+    tensors = {}
+    for path, leaf in traverse_util.flatten_dict(adapters, sep='/').items():
+        module, _, kind = path.rpartition('/')
+        theirs = theirs_of[module]
+        if list(theirs_of.values()).count(theirs) > 1:
+            raise CheckpointError(
+                f'{theirs} of {config.family} holds {module} and others in one tensor, '
+                'for which peft has no adapter; use the merged model.'
+            )
+        layers = np.asarray(leaf) if '{}' in theirs else np.asarray(leaf)[None]
+        for i, layer in enumerate(layers):
+            name = f'base_model.model.{theirs.format(i)}.{PEFT_NAMES[kind]}.weight'
+            tensors[name] = np.ascontiguousarray(layer.T)
+    return tensors
+
+
 def save_adapter(
     directory: Path,
     config: config_lib.TransformerConfig,
     lora: lora_lib.LoraConfig,
-    adapters: Params,
+    tensors: dict[str, np.ndarray],
     *,
     base: str,
 ) -> None:
@@ -342,28 +372,18 @@ def save_adapter(
       directory: Made if it does not exist.
       config: The decoder.
       lora: Of the adapters.
-      adapters: On the host or fully addressable.
+      tensors: Of `adapter_tensors`.
       base: Name or path of the model that they stand on.
 
     Raises:
-      CheckpointError: The family stores an adapted map fused with others.
       OSError: A file cannot be written.
     """
     family = families.FAMILIES[config.family]
-    tensors, modules = {}, set()
-    for path, leaf in traverse_util.flatten_dict(adapters, sep='/').items():
-        module, _, kind = path.rpartition('/')
-        theirs = family.modules[module]
-        if list(family.modules.values()).count(theirs) > 1:
-            raise CheckpointError(
-                f'{theirs} of {config.family} holds {module} and others in one tensor, '
-                'for which peft has no adapter; use the merged model.'
-            )
-        modules.add(theirs.rpartition('{}.')[2])
-        layers = np.asarray(leaf) if '{}' in theirs else np.asarray(leaf)[None]
-        for i, layer in enumerate(layers):
-            name = f'base_model.model.{theirs.format(i)}.{PEFT_NAMES[kind]}.weight'
-            tensors[name] = np.ascontiguousarray(layer.T)
+    adapted = [
+        theirs
+        for theirs in family.modules.values()
+        if f'base_model.model.{theirs.format(0)}.lora_A.weight' in tensors
+    ]
     settings = {
         'peft_type': 'LORA',
         'task_type': 'CAUSAL_LM',
@@ -375,7 +395,7 @@ def save_adapter(
         'fan_in_fan_out': family.conv1d,
         'bias': 'none',
         'inference_mode': True,
-        'target_modules': sorted(modules),
+        'target_modules': sorted(name.rpartition('{}.')[2] for name in adapted),
     }
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

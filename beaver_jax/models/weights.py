@@ -162,6 +162,7 @@ def load(
     *,
     place: Place | None,
     dtype: str,
+    wide: tuple[str, ...] = (),
     ignored: Collection[str] = (),
     prefix: str = '',
 ) -> tuple[Params, Weights]:
@@ -173,6 +174,7 @@ def load(
       abstract: Shapes of the parameters.
       place: Gives shardings for `abstract`; None keeps them on one device.
       dtype: Type of the parameters.
+      wide: Beginnings of paths whose parameters are float32 in any case.
       ignored: Tensors that may be there and are not read.
       prefix: What all names may lack, as in a checkpoint of a bare decoder.
 
@@ -195,7 +197,11 @@ def load(
         shardings = traverse_util.flatten_dict(place(abstract), sep='/')
     leaves = {
         entry.path: _read(
-            weights, entry, shapes[entry.path], shardings[entry.path], dtype
+            weights,
+            entry,
+            shapes[entry.path],
+            shardings[entry.path],
+            'float32' if entry.path.startswith(wide) else dtype,
         )
         for entry in entries
     }

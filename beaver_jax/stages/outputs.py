@@ -38,7 +38,7 @@ def export_adapter(
     config: config_lib.TransformerConfig,
     lora: lora_lib.LoraConfig,
     adapters: hf.Params,
-    base: str,
+    init: str,
     model: pathlib.Path,
 ) -> None:
     """Writes a policy's adapters for `peft`, in `adapter` beside the merged `model`.
@@ -48,13 +48,16 @@ def export_adapter(
     """
     if not lora.rank:
         return
-    adapters = sharding.to_host(adapters)
     try:
-        with _Directory(model.with_name('adapter')) as temporary:
-            if temporary is not None:
-                hf.save_adapter(temporary, config, lora, adapters, base=base)
+        tensors = hf.adapter_tensors(config, sharding.to_host(adapters))
     except hf.CheckpointError as error:
-        log.warning('%s: %s', model.parent, error)
+        log.warning('%s: no adapter is written: %s', model.parent, error)
+        return
+    base = inputs.find_model(init)
+    assert base is not None  # it was loaded from there
+    with _Directory(model.with_name('adapter')) as temporary:
+        if temporary is not None:
+            hf.save_adapter(temporary, config, lora, tensors, base=str(base.resolve()))
 
 
 def export_score_model(
@@ -93,7 +96,10 @@ class _Directory:
         return self._temporary
 
     def __exit__(self, kind, *unused) -> None:
-        if jax.process_index() or kind is not None:
+        if jax.process_index():
+            return
+        if kind is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
             return
         if self._target.exists():
             shutil.rmtree(self._target)

@@ -258,7 +258,7 @@ def test_what_is_no_model_directory_is_refused(tmp_path):
         ),
         (
             {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 1e4}},
-            "the field 'factor' is missing.",
+            "RoPE scaling {'rope_type': 'llama3', 'rope_theta': 10000.0} has no ",
         ),
         (
             {'rope_scaling': {'type': 'linear', 'factor': 0}},

@@ -36,7 +36,7 @@ def adapted(family, config, tmp_path):
         tmp_path / 'adapter',
         model.config,
         config,
-        adapters,
+        hf.adapter_tensors(model.config, adapters),
         base=str(tmp_path / 'base'),
     )
     return theirs, model, params, adapters

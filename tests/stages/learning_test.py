@@ -1,6 +1,7 @@
 """Runs with adapters: what learns, what stays, and what is left behind."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,10 +13,14 @@ from beaver_jax import metrics
 from beaver_jax import sharding
 from beaver_jax import train
 from beaver_jax.models import hf
+from beaver_jax.models import lora
+from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
+from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import sft
 from tests import micro
+from tests import tiny
 
 LORA = {'rank': 4, 'alpha': 8}
 
@@ -47,12 +52,44 @@ def test_sft_leaves_a_merged_model_and_an_adapter(chain, configs, few_rows, tmp_
     adapter = run / 'sft' / 'adapter'
     settings = json.loads((adapter / 'adapter_config.json').read_text())
     assert (settings['r'], settings['lora_alpha']) == (4, 8.0)
+    base = (chain / 'sft' / 'model').resolve()
+    assert settings['base_model_name_or_path'] == str(base)
     held = safetensors_numpy.load_file(adapter / 'adapter_model.safetensors')
     name = 'base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight'
     a, b = held[name.format('A')], held[name.format('B')]
     # Scale 8/4.
     merged = 'model.layers.1.self_attn.q_proj.weight'
     np.testing.assert_allclose(after[merged], before[merged] + 2 * b @ a, atol=1e-6)
+
+
+def test_adapters_resume_as_one_run_left_alone(
+    chain, configs, few_rows, tmp_path, capsys
+):
+    run = tmp_path / 'run'
+    more = {'run': run, **few_rows, 'base': chain / 'sft', **overrides('model')}
+    argv = micro.arguments(configs, 'sft', more)
+    train.main(argv)
+    rows = (run / 'sft' / 'metrics.jsonl').read_bytes()
+    weights = micro.weights(run / 'sft' / 'model')
+    # As after a kill between steps 2 and 4.
+    (run / 'sft' / 'summary.json').unlink()
+    shutil.rmtree(run / 'sft' / 'checkpoints' / '4')
+    shutil.rmtree(run / 'sft' / 'model')
+    train.main(argv)
+    assert 'resumed after step 2 of 4' in capsys.readouterr().err
+    assert (run / 'sft' / 'metrics.jsonl').read_bytes() == rows
+    assert micro.weights(run / 'sft' / 'model') == weights
+
+
+def test_without_a_name_in_peft_there_is_no_adapter(tmp_path, caplog):
+    config = tiny.config(family='gpt2', num_kv_heads=4, qkv_bias=True, gated=False)
+    settings = lora.LoraConfig(rank=2)
+    params = tiny.init(transformer.CausalLM(config))
+    adapters = lora.init(settings, params, jax.random.key(0))
+    with caplog.at_level('WARNING'):
+        outputs.export_adapter(config, settings, adapters, 'base', tmp_path / 'model')
+    assert 'no adapter is written: transformer.h.{}.attn.c_attn of gpt2' in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_policy_learns_adapters_over_shared_models(

@@ -27,7 +27,7 @@ MAX_POSITIONS = 2048
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
     family.refuse(hf, apply_residual_connection_post_layernorm=False)
-    width = hf.get('hidden_size') or hf['n_embed']
+    width = hf.get('n_embed') or hf['hidden_size']
     heads = hf.get('n_head') or hf['num_attention_heads']
     return {
         'family': 'bloom',

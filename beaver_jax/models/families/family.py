@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 from typing import Any
 
 from beaver_jax.models import config as config_lib
@@ -74,6 +75,12 @@ def activation_to_hf(
     return tanh if config.activation == 'gelu_tanh' else config.activation
 
 
+def renamed(hf: Mapping[str, Any], **names: str) -> dict[str, Any]:
+    """config.json with a family's own field names where others are used for them."""
+    own = {ours: hf[other] for ours, other in names.items() if other in hf}
+    return own | dict(hf)
+
+
 def refuse(hf: Mapping[str, Any], **expected: Any) -> None:
     """Raises ValueError for a field that has another value than the expected one."""
     for name, value in expected.items():
@@ -121,14 +128,22 @@ def _scaling(
             f'RoPE scaling {dict(found)} is not supported; known: default, '
             f'{", ".join(config_lib.ROPE_SCALINGS)}.'
         )
+    if found.get('factor') is None:
+        raise ValueError(f'RoPE scaling {dict(found)} has no factor.')
+    factor = float(found['factor'])
+    attention_factor = found.get('attention_factor')
+    over, under = found.get('mscale'), found.get('mscale_all_dim')
+    if attention_factor is None and over and under:
+        growth = 0.1 * math.log(max(factor, 1))
+        attention_factor = (growth * over + 1) / (growth * under + 1)
     names = ('low_freq_factor', 'high_freq_factor', 'beta_fast', 'beta_slow')
     more = {name: found[name] for name in names if found.get(name) is not None}
     original = found.get('original_max_position_embeddings')
     return config_lib.RopeScaling(
         kind=kind,
-        factor=float(found['factor']),
+        factor=factor,
         original_positions=original or hf.get('max_position_embeddings') or 0,
-        attention_factor=found.get('attention_factor'),
+        attention_factor=attention_factor,
         **more,
     )
 
@@ -140,7 +155,11 @@ def rope_to_hf(config: config_lib.TransformerConfig) -> dict[str, Any]:
     if scaling is None:
         return fields
     found: dict[str, Any] = {'rope_type': scaling.kind, 'factor': scaling.factor}
-    if scaling.kind != 'linear':
+    # Older releases take a stated value for yarn's factor as well, so only where it
+    # says more than max_position_embeddings does.
+    if scaling.kind == 'llama3' or (
+        scaling.kind == 'yarn' and scaling.original_positions != config.max_positions
+    ):
         found['original_max_position_embeddings'] = scaling.original_positions
     if scaling.kind == 'llama3':
         found['low_freq_factor'] = scaling.low_freq_factor

@@ -11,7 +11,10 @@ from beaver_jax.models.families import llama
 def sizes(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that Gemma and Gemma 2 share."""
     # The configuration's own defaults, which config.json may leave out.
-    hf = {'head_dim': 256, 'tie_word_embeddings': True, **hf}
+    defaults = {'head_dim': 256, 'tie_word_embeddings': True}
+    hf = {**defaults, 'max_position_embeddings': 8192, **hf}
+    if hf.get('use_bidirectional_attention'):
+        raise ValueError('use_bidirectional_attention=true is not supported.')
     bias = bool(hf.get('attention_bias', False))
     return llama.sizes(hf) | {
         'norm_offset': 1.0,
@@ -23,10 +26,12 @@ def sizes(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
-    name = hf.get('hidden_activation') or hf.get('hidden_act') or 'gelu'
-    # The first releases say gelu and mean its tanh form.
-    activation = 'gelu_tanh' if name == 'gelu' else family.activation(name)
-    return sizes(hf) | {'activation': activation}
+    hf = {'num_key_value_heads': 16, **hf}
+    # The first releases say hidden_act=gelu and mean its tanh form.
+    old = {'gelu': 'gelu_pytorch_tanh'}
+    name = hf.get('hidden_act') or 'gelu'
+    name = hf.get('hidden_activation') or old.get(name, name)
+    return sizes(hf) | {'activation': family.activation(name)}
 
 
 def to_hf(config: config_lib.TransformerConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ MODULES = llama.MODULES | {
 
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
-    family.refuse(hf, use_bidirectional_attention=None)
+    hf = {'num_key_value_heads': 4, **hf}
     every_other = tuple(i % 2 == 0 for i in range(hf['num_hidden_layers']))
     window = hf.get('sliding_window', 4096)
     name = hf.get('hidden_activation', 'gelu_pytorch_tanh')

@@ -30,6 +30,13 @@ def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,
     )
+    hf = family.renamed(
+        hf,
+        n_embd='hidden_size',
+        n_layer='num_hidden_layers',
+        n_head='num_attention_heads',
+        n_positions='max_position_embeddings',
+    )
     width, heads = hf['n_embd'], hf['n_head']
     return {
         'family': 'gpt2',

@@ -22,8 +22,16 @@ MODULES = {
 
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
+    # A tied head would keep a bias that the decoder's tied head does not have.
+    family.refuse(hf, tie_word_embeddings=False)
+    hf = family.renamed(
+        hf,
+        n_embd='hidden_size',
+        n_layer='num_hidden_layers',
+        n_head='num_attention_heads',
+        n_positions='max_position_embeddings',
+    )
     width, heads = hf['n_embd'], hf['n_head']
-    tied = bool(hf.get('tie_word_embeddings', False))
     return {
         'family': 'gptj',
         'vocab_size': hf['vocab_size'],
@@ -34,7 +42,7 @@ def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         'head_dim': width // heads,
         'mlp_dim': hf.get('n_inner') or 4 * width,
         'max_positions': hf.get('n_positions', 2048),
-        'rotary_dim': hf.get('rotary_dim') or None,  # null: the whole head
+        'rotary_dim': hf.get('rotary_dim', 64) or None,  # null: the whole head
         'rope_interleaved': True,
         'norm': 'layer',
         'norm_eps': hf.get('layer_norm_epsilon', 1e-5),
@@ -42,8 +50,7 @@ def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         'activation': family.activation(hf.get('activation_function', 'gelu_new')),
         'gated': False,
         'mlp_bias': True,
-        'head_bias': not tied,
-        'tie_embeddings': tied,
+        'head_bias': True,
         'init_std': hf.get('initializer_range', 0.02),
     }
 

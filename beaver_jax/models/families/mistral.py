@@ -10,6 +10,7 @@ from beaver_jax.models.families import llama
 
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
+    hf = {'num_key_value_heads': 8, 'max_position_embeddings': 131_072, **hf}
     return llama.sizes(hf) | {
         'activation': family.activation(hf.get('hidden_act', 'silu')),
         # Without the field, the configuration's own default is 4096; null is no window.

@@ -23,7 +23,8 @@ MODULES = {
 
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
-    family.refuse(hf, qk_layernorm=False)
+    # A tied head would keep a bias that the decoder's tied head does not have.
+    family.refuse(hf, qk_layernorm=False, tie_word_embeddings=False)
     fields = llama.sizes(hf)
     return fields | {
         **family.rope(hf, fields['head_dim'], default_partial=0.5),
@@ -35,7 +36,7 @@ def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         'qkv_bias': True,
         'o_bias': True,
         'mlp_bias': True,
-        'head_bias': not fields['tie_embeddings'],
+        'head_bias': True,
     }
 
 

@@ -10,7 +10,7 @@ from beaver_jax.models.families import llama
 
 def windows(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The upper layers see a window where `use_sliding_window` says so."""
-    window = hf.get('sliding_window') if hf.get('use_sliding_window') else None
+    window = hf.get('sliding_window', 4096) if hf.get('use_sliding_window') else None
     if window is None:
         return {'window': None}
     first = hf.get('max_window_layers', 28)
@@ -31,6 +31,7 @@ def windows_to_hf(config: config_lib.TransformerConfig) -> dict[str, Any]:
 
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
+    hf = {'num_key_value_heads': 32, 'max_position_embeddings': 32_768, **hf}
     activation = family.activation(hf.get('hidden_act', 'silu'))
     fields = {'activation': activation, 'qkv_bias': True}
     return llama.sizes(hf) | windows(hf) | fields

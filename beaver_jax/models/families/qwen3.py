@@ -17,7 +17,8 @@ MODULES = llama.MODULES | {
 def from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """See `family.Family`."""
     # The configuration's default is 128, whatever hidden_size is.
-    hf = {'head_dim': 128, **hf}
+    defaults = {'num_key_value_heads': 32, 'max_position_embeddings': 32_768}
+    hf = {'head_dim': 128, **defaults, **hf}
     bias = bool(hf.get('attention_bias', False))
     return (
         llama.sizes(hf)
