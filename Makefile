@@ -13,6 +13,7 @@ ARGS ?=
 JOBS ?= 2
 
 bin := $(VENV)/bin
+pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo_lag.py $(options)
 
 test: $(VENV)/.installed-dev
-	$(bin)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(pytest) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff format --check .
@@ -31,7 +32,7 @@ lint: $(VENV)/.installed-dev
 	$(bin)/mypy beaver_jax benchmarks configs
 
 parity: $(VENV)/.installed-parity
-	$(bin)/python -m pytest tests/parity $(ARGS)
+	$(pytest) tests/parity $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
