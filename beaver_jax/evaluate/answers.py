@@ -18,7 +18,7 @@ from beaver_jax.evaluate import evaluators
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import inputs
-from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import ppo_models
 from beaver_jax.stages import ppo_settings
 
 
@@ -32,9 +32,9 @@ class Scorer:
           InputError: One is missing.
         """
         self._config, self._mesh = config, mesh
-        scorers = {'reward': ppo_lag.scorer(config.reward, mesh, 'reward')}
+        scorers = {'reward': ppo_models.scorer(config.reward, mesh, 'reward')}
         for name, cost in config.costs.items():
-            scorers[f'costs.{name}'] = ppo_lag.scorer(cost, mesh, f'costs.{name}')
+            scorers[f'costs.{name}'] = ppo_models.scorer(cost, mesh, f'costs.{name}')
         self._params = {name: params for name, (_, params) in scorers.items()}
         self._score = jax.jit(
             lambda params, samples: {

@@ -13,7 +13,6 @@ import numpy as np
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import families
-from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.models import weights as weights_lib
@@ -34,7 +33,6 @@ LEAVES = {
     'embedding': 'weight',
     'bias': 'bias',
 }
-PEFT_NAMES = {lora_lib.A: 'lora_A', lora_lib.B: 'lora_B'}
 NORMALIZER = ('normalizer.mean', 'normalizer.var', 'normalizer.count')
 
 
@@ -327,80 +325,6 @@ def save_causal_lm(
     family = families.FAMILIES[config.family]
     hf = family.to_hf(config) | {'architectures': [family.architecture]}
     _save(directory, hf | dict(extra or {}), export_names(config, params))
-
-
-def adapter_tensors(
-    config: config_lib.TransformerConfig, adapters: Params
-) -> dict[str, np.ndarray]:
-    """A causal LM's adapters as {peft's name: array in PyTorch's orientation}.
-
-    Args:
-      config: The decoder.
-      adapters: On the host or fully addressable.
-
-    Raises:
-      CheckpointError: The family stores an adapted map fused with others.
-    """
-    theirs_of = families.FAMILIES[config.family].modules
-    tensors = {}
-    for path, leaf in traverse_util.flatten_dict(adapters, sep='/').items():
-        module, _, kind = path.rpartition('/')
-        theirs = theirs_of[module]
-        if list(theirs_of.values()).count(theirs) > 1:
-            raise CheckpointError(
-                f'{theirs} of {config.family} holds {module} and others in one tensor, '
-                'for which peft has no adapter; use the merged model.'
-            )
-        layers = np.asarray(leaf) if '{}' in theirs else np.asarray(leaf)[None]
-        for i, layer in enumerate(layers):
-            name = f'base_model.model.{theirs.format(i)}.{PEFT_NAMES[kind]}.weight'
-            tensors[name] = np.ascontiguousarray(layer.T)
-    return tensors
-
-
-def save_adapter(
-    directory: Path,
-    config: config_lib.TransformerConfig,
-    lora: lora_lib.LoraConfig,
-    tensors: dict[str, np.ndarray],
-    *,
-    base: str,
-) -> None:
-    """Writes a causal LM's adapters as a directory that `peft` loads.
-
-    Args:
-      directory: Made if it does not exist.
-      config: The decoder.
-      lora: Of the adapters.
-      tensors: Of `adapter_tensors`.
-      base: Name or path of the model that they stand on.
-
-    Raises:
-      OSError: A file cannot be written.
-    """
-    family = families.FAMILIES[config.family]
-    adapted = [
-        theirs
-        for theirs in family.modules.values()
-        if f'base_model.model.{theirs.format(0)}.lora_A.weight' in tensors
-    ]
-    settings = {
-        'peft_type': 'LORA',
-        'task_type': 'CAUSAL_LM',
-        'base_model_name_or_path': base,
-        'r': lora.rank,
-        'lora_alpha': lora.alpha,
-        'lora_dropout': 0.0,
-        'use_rslora': lora.rslora,
-        'fan_in_fan_out': family.conv1d,
-        'bias': 'none',
-        'inference_mode': True,
-        'target_modules': sorted(name.rpartition('{}.')[2] for name in adapted),
-    }
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    weights_lib.save_file(directory / 'adapter_model.safetensors', tensors)
-    weights_lib.save_json(directory / 'adapter_config.json', settings)
 
 
 def save_score_model(

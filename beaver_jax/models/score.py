@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from beaver_jax.models import config as config_lib
+from beaver_jax.models import modules
 from beaver_jax.models import transformer
 
 EPS = 1e-8
@@ -27,7 +28,7 @@ class ScoreModel(nn.Module):
         """Declares the decoder and the head; the head computes in float32."""
         c = self.config
         self.backbone = transformer.Decoder(c.backbone)
-        self.score_head = transformer.Linear(
+        self.score_head = modules.Linear(
             c.score_dim, c.score_bias, 'float32', c.backbone.init_std
         )
 

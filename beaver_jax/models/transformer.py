@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from beaver_jax.models import attention
 from beaver_jax.models import config as config_lib
-from beaver_jax.models import lora
+from beaver_jax.models import modules
 from beaver_jax.models import positions
 
 # Ordered; the first full match wins; an unmatched parameter is an error.
@@ -82,78 +82,6 @@ def layer_list(layers: Any, count: int) -> tuple[Any, ...]:
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(count))
 
 
-class Linear(nn.Module):
-    """x·W + b over the last axis, with a low-rank adapter where there is one."""
-
-    features: int
-    bias: bool
-    dtype: str
-    std: float
-
-    @nn.compact
-    def __call__(self, x):
-        """Maps [..., in] to [..., features]."""
-        init = nn.initializers.normal(self.std)
-        kernel = self.param('kernel', init, (x.shape[-1], self.features))
-        y = x @ kernel.astype(self.dtype)
-        if self.has_variable('params', lora.A):
-            a: jax.Array = self.get_variable('params', lora.A)
-            b: jax.Array = self.get_variable('params', lora.B)
-            y = y + (x @ a.astype(self.dtype)) @ b.astype(self.dtype)
-        if self.bias:
-            bias = self.param('bias', nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-        return y
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) · (offset + scale), in float32 (arXiv 1910.07467)."""
-
-    eps: float
-    dtype: str
-    offset: float = 0.0
-
-    @nn.compact
-    def __call__(self, x):
-        """Keeps the shape."""
-        init = nn.initializers.constant(1 - self.offset)
-        scale = self.param('scale', init, (x.shape[-1],))
-        scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
-        wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + self.eps)
-        if self.offset:  # Gemma scales before it rounds, LLaMA after
-            return (normed * (self.offset + scale)).astype(self.dtype)
-        return normed.astype(self.dtype) * scale.astype(self.dtype)
-
-
-class LayerNorm(nn.Module):
-    """(x - mean(x)) / std(x) · scale + bias, in float32 (arXiv 1607.06450)."""
-
-    eps: float
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x):
-        """Keeps the shape."""
-        width = (1,) * (x.ndim - 1) + (-1,)
-        scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
-        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
-        wide = x.astype(jnp.float32)
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.eps)
-        return (normed * scale.reshape(width) + bias.reshape(width)).astype(self.dtype)
-
-
-def norm(config: config_lib.TransformerConfig, name: str | None = None) -> nn.Module:
-    """The config's normalization of the residual stream."""
-    c = config
-    if c.norm == 'layer':
-        return LayerNorm(c.norm_eps, c.dtype, name=name)
-    return RMSNorm(c.norm_eps, c.dtype, c.norm_offset, name=name)
-
-
 class Attention(nn.Module):
     """Causal self-attention, with or without a cached past."""
 
@@ -163,14 +91,16 @@ class Attention(nn.Module):
     def __call__(self, x, context, past=None, index=None):
         """Maps [B, T, D] to [B, T, D]; returns also the keys and values written."""
         c = self.config
-        linear = functools.partial(Linear, dtype=c.dtype, std=c.init_std)
+        linear = functools.partial(modules.Linear, dtype=c.dtype, std=c.init_std)
         rows, length, _ = x.shape
 
         def by_head(heads, name):
             y = linear(heads * c.head_dim, bias=c.qkv_bias, name=name)(x)
             y = y.reshape(rows, length, heads, c.head_dim).swapaxes(1, 2)
             if c.qk_norm and name != 'v':
-                y = RMSNorm(c.norm_eps, c.dtype, c.norm_offset, name=f'{name}_norm')(y)
+                y = modules.RMSNorm(
+                    c.norm_eps, c.dtype, c.norm_offset, name=f'{name}_norm'
+                )(y)
             if context.angles is None or name == 'v':
                 return y
             return positions.rotate(y, context.angles, interleaved=c.rope_interleaved)
@@ -207,7 +137,7 @@ class Mlp(nn.Module):
         """Maps [B, T, D] to [B, T, D]."""
         c = self.config
         linear = functools.partial(
-            Linear, bias=c.mlp_bias, dtype=c.dtype, std=c.init_std
+            modules.Linear, bias=c.mlp_bias, dtype=c.dtype, std=c.init_std
         )
         activation = ACTIVATIONS[c.activation]
         up = linear(c.mlp_dim, name='up')(x)
@@ -228,7 +158,7 @@ class Block(nn.Module):
         """Maps [B, T, D] to [B, T, D]; returns also this layer's keys and values."""
         c = self.config
         attend, mlp = Attention(c, name='attention'), Mlp(c, name='mlp')
-        attention_norm = norm(c, 'attention_norm')
+        attention_norm = modules.norm(c, 'attention_norm')
 
         def normed(x):
             return attention_norm(x) if c.norm_first else x
@@ -238,18 +168,18 @@ class Block(nn.Module):
         if c.residual != 'sequential':
             # One norm serves both, or each has its own.
             shared = c.residual == 'parallel_shared_norm'
-            x = x + mixed + mlp(h if shared else norm(c, 'mlp_norm')(x))
+            x = x + mixed + mlp(h if shared else modules.norm(c, 'mlp_norm')(x))
         elif c.norm_first:
             if c.post_norms:
-                mixed = norm(c, 'attention_post_norm')(mixed)
+                mixed = modules.norm(c, 'attention_post_norm')(mixed)
             x = x + mixed
-            fed = mlp(norm(c, 'mlp_norm')(x))
+            fed = mlp(modules.norm(c, 'mlp_norm')(x))
             if c.post_norms:
-                fed = norm(c, 'mlp_post_norm')(fed)
+                fed = modules.norm(c, 'mlp_post_norm')(fed)
             x = x + fed
         else:
             x = attention_norm(x + mixed)
-            x = norm(c, 'mlp_norm')(x + mlp(x))
+            x = modules.norm(c, 'mlp_norm')(x + mlp(x))
         return constrain(x, BATCH, None, None), written
 
 
@@ -264,7 +194,9 @@ class Decoder(nn.Module):
         embed = functools.partial(
             nn.Embed, dtype=c.dtype, embedding_init=nn.initializers.normal(c.init_std)
         )
-        linear = functools.partial(Linear, bias=False, dtype=c.dtype, std=c.init_std)
+        linear = functools.partial(
+            modules.Linear, bias=False, dtype=c.dtype, std=c.init_std
+        )
         self.embed = embed(c.vocab_size, c.hidden_width)
         if c.positions == 'learned':
             rows = c.max_positions + c.position_offset
@@ -273,13 +205,13 @@ class Decoder(nn.Module):
             self.embed_in = linear(c.embed_dim)
             self.embed_out = linear(c.embed_width)
         if c.embed_norm:
-            self.embed_norm = norm(c)
+            self.embed_norm = modules.norm(c)
         # Given layers may be unstacked (see `unstack`) or have adapters in them.
         given: Any = self.get_variable('params', 'layers')
         made = given is None
         self.layers = self.param('layers', self._init_layers) if made else given
         if c.final_norm:
-            self.final_norm = norm(c)
+            self.final_norm = modules.norm(c)
 
     def _init_layers(self, key):
         c = self.config
@@ -397,7 +329,9 @@ class CausalLM(Decoder):
         super().setup()
         c = self.config
         if not c.tie_embeddings:
-            self.lm_head = Linear(c.vocab_size, c.head_bias, c.dtype, c.init_std)
+            self.lm_head = modules.Linear(
+                c.vocab_size, c.head_bias, c.dtype, c.init_std
+            )
 
     def __call__(self, tokens, mask, cache=None, *, start: int = 0, stop=None):
         """Returns (logits float32 of positions start:stop, the new cache or None).

@@ -12,6 +12,7 @@ from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
 from beaver_jax.models import lora as lora_lib
+from beaver_jax.models import peft
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
@@ -49,7 +50,7 @@ def export_adapter(
     if not lora.rank:
         return
     try:
-        tensors = hf.adapter_tensors(config, sharding.to_host(adapters))
+        tensors = peft.tensors_of(config, sharding.to_host(adapters))
     except hf.CheckpointError as error:
         log.warning('%s: no adapter is written: %s', model.parent, error)
         return
@@ -57,7 +58,7 @@ def export_adapter(
     assert base is not None  # it was loaded from there
     with _Directory(model.with_name('adapter')) as temporary:
         if temporary is not None:
-            hf.save_adapter(temporary, config, lora, tensors, base=str(base.resolve()))
+            peft.save(temporary, config, lora, tensors, base=str(base.resolve()))
 
 
 def export_score_model(

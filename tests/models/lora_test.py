@@ -8,6 +8,7 @@ import pytest
 from beaver_jax import sharding
 from beaver_jax.models import hf
 from beaver_jax.models import lora
+from beaver_jax.models import modules
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from tests import tiny
@@ -33,7 +34,7 @@ def shaken(adapters, seed=0):
 
 
 def test_a_linear_map_by_hand():
-    linear = transformer.Linear(1, False, 'float32', 1.0)
+    linear = modules.Linear(1, False, 'float32', 1.0)
     base = {'kernel': jnp.array([[2.0], [3.0]])}
     learning = {'lora_a': jnp.array([[1.0], [-1.0]]), 'lora_b': jnp.array([[0.5]])}
     x = jnp.array([[5.0, 1.0]])

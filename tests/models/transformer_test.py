@@ -11,6 +11,7 @@ from beaver_jax import sharding
 from beaver_jax.models import attention
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
+from beaver_jax.models import modules
 from beaver_jax.models import positions
 from beaver_jax.models import score
 from beaver_jax.models import transformer
@@ -142,7 +143,7 @@ def test_fresh_weights_have_the_configured_spread():
 
 
 def test_rms_norm_by_hand():
-    norm = transformer.RMSNorm(eps=0.5, dtype='float32')
+    norm = modules.RMSNorm(eps=0.5, dtype='float32')
     # The mean square of (1, 2) is 2.5, plus 0.5 is 3; scales are 2 and 3:
     # 2·1/√3 = 1.1547005, 3·2/√3 = 3.4641016.
     out = norm.apply(
@@ -152,7 +153,7 @@ def test_rms_norm_by_hand():
 
 
 def test_scales_may_stand_beside_an_offset():
-    norm = transformer.RMSNorm(eps=0.5, dtype='float32', offset=1.0)
+    norm = modules.RMSNorm(eps=0.5, dtype='float32', offset=1.0)
     # As above with scales 1 + 1 and 1 + 2.
     out = norm.apply(
         {'params': {'scale': jnp.array([1.0, 2.0])}}, jnp.array([[1.0, 2.0]])
@@ -163,7 +164,7 @@ def test_scales_may_stand_beside_an_offset():
 
 
 def test_layer_norm_by_hand():
-    norm = transformer.LayerNorm(eps=0.75, dtype='float32')
+    norm = modules.LayerNorm(eps=0.75, dtype='float32')
     params = {'scale': jnp.array([2.0, 3.0]), 'bias': jnp.array([0.5, -0.5])}
     # Mean 2, variance 1, plus 0.75 is 1.75: ∓1/√1.75 = ∓0.7559289;
     # 2·(-0.7559289) + 0.5 = -1.0118579, 3·0.7559289 - 0.5 = 1.7677867.
@@ -283,7 +284,7 @@ def test_the_scan_is_the_layers_one_after_the_other():
     for i in range(2):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], params['layers'])
         x = one_layer(model, layer, x, mask)
-    norm = transformer.RMSNorm(model.config.norm_eps, 'float32')
+    norm = modules.RMSNorm(model.config.norm_eps, 'float32')
     x = norm.apply({'params': params['final_norm']}, x)
     np.testing.assert_allclose(
         x @ params['lm_head']['kernel'], logits_of(model, params, tokens), atol=2e-5

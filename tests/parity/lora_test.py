@@ -8,6 +8,7 @@ import pytest
 
 from beaver_jax.models import hf
 from beaver_jax.models import lora
+from beaver_jax.models import peft as peft_lib
 from tests.parity import families_test
 from tests.parity import side_by_side
 
@@ -32,11 +33,11 @@ def adapted(family, config, tmp_path):
         lambda x: jnp.asarray(0.2 * random.standard_normal(x.shape, np.float32)),
         lora.init(config, params, jax.random.key(0)),
     )
-    hf.save_adapter(
+    peft_lib.save(
         tmp_path / 'adapter',
         model.config,
         config,
-        hf.adapter_tensors(model.config, adapters),
+        peft_lib.tensors_of(model.config, adapters),
         base=str(tmp_path / 'base'),
     )
     return theirs, model, params, adapters

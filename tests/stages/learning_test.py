@@ -18,6 +18,7 @@ from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
 from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import ppo_models
 from beaver_jax.stages import sft
 from tests import micro
 from tests import tiny
@@ -102,7 +103,7 @@ def test_a_policy_learns_adapters_over_shared_models(
     config = config_lib.from_argv(argv)
     mesh = sharding.make_mesh(**config.mesh)
     tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
-    loaded = ppo_lag.load(config, mesh, tokenizer, ('harm',))
+    loaded = ppo_models.load(config, mesh, tokenizer, ('harm',))
     # One copy of each model in memory.
     assert loaded.frozen['reference'] is loaded.actor.base
     for critic, scorer in (

@@ -12,6 +12,7 @@ from beaver_jax import sharding
 from beaver_jax import stages
 from beaver_jax.models import hf
 from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import ppo_models
 from tests import micro
 
 
@@ -52,7 +53,7 @@ def test_networks_start_from_the_models_that_the_config_names(load, mesh, chain)
 def test_frozen_models_have_the_type_they_compute_in(load, mesh, chain):
     config = load(reference__dtype='bfloat16', actor__dtype='bfloat16')
     tokenizer = ppo_lag.inputs.load_tokenizer('actor.init', config.actor.init)
-    loaded = ppo_lag.load(config, mesh, tokenizer, ('harm',))
+    loaded = ppo_models.load(config, mesh, tokenizer, ('harm',))
     assert {x.dtype for x in jax.tree.leaves(loaded.frozen['reference'])} == {
         jnp.dtype('bfloat16')
     }
@@ -105,7 +106,7 @@ def test_a_critic_takes_the_output_that_the_constraint_measures(load, mesh, chai
     with config.unlocked():
         config.costs.harm.init = str(directory)
         config.costs.harm.output = 1
-    critic, learning = ppo_lag.critic(
+    critic, learning = ppo_models.critic(
         config, config.costs.harm, mesh, 'costs.harm', two
     )
     found = learning.params
@@ -131,7 +132,7 @@ def test_the_config_decides_whether_scores_are_normalized(load, mesh, chain):
     def scores(normalize):
         with section.unlocked():
             section.update(init=str(directory), normalize=normalize)
-        scorer, held = ppo_lag.scorer(section, mesh, 'costs.harm')
+        scorer, held = ppo_models.scorer(section, mesh, 'costs.harm')
         return jax.jit(scorer)(held, tokens, mask)
 
     # A cost is divided by its standard deviation, √4.
@@ -156,7 +157,7 @@ def test_sampling_does_not_know_the_rows_of_the_data_set(load, mesh):
     # One row may stand twice in a batch that spans two epochs.
     config = load()
     tokenizer = ppo_lag.inputs.load_tokenizer('actor.init', config.actor.init)
-    loaded = ppo_lag.load(config, mesh, tokenizer, ('harm',))
+    loaded = ppo_models.load(config, mesh, tokenizer, ('harm',))
     rollout = ppo_lag.rollout_fn(config, loaded, tokenizer)
     batch = next(ppo_lag.build(config, mesh).feed)['prompts']
     same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), batch)

@@ -1,0 +1,80 @@
+"""What blocks are made of: linear maps, with or without adapters, and norms."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from beaver_jax.models import config as config_lib
+from beaver_jax.models import lora
+
+
+class Linear(nn.Module):
+    """x·W + b over the last axis, with a low-rank adapter where there is one."""
+
+    features: int
+    bias: bool
+    dtype: str
+    std: float
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps [..., in] to [..., features]."""
+        init = nn.initializers.normal(self.std)
+        kernel = self.param('kernel', init, (x.shape[-1], self.features))
+        y = x @ kernel.astype(self.dtype)
+        if self.has_variable('params', lora.A):
+            a: jax.Array = self.get_variable('params', lora.A)
+            b: jax.Array = self.get_variable('params', lora.B)
+            y = y + (x @ a.astype(self.dtype)) @ b.astype(self.dtype)
+        if self.bias:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · (offset + scale), in float32 (arXiv 1910.07467)."""
+
+    eps: float
+    dtype: str
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x):
+        """Keeps the shape."""
+        init = nn.initializers.constant(1 - self.offset)
+        scale = self.param('scale', init, (x.shape[-1],))
+        scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + self.eps)
+        if self.offset:  # Gemma scales before it rounds, LLaMA after
+            return (normed * (self.offset + scale)).astype(self.dtype)
+        return normed.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / std(x) · scale + bias, in float32 (arXiv 1607.06450)."""
+
+    eps: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        """Keeps the shape."""
+        width = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.eps)
+        return (normed * scale.reshape(width) + bias.reshape(width)).astype(self.dtype)
+
+
+def norm(config: config_lib.TransformerConfig, name: str | None = None) -> nn.Module:
+    """The config's normalization of the residual stream."""
+    c = config
+    if c.norm == 'layer':
+        return LayerNorm(c.norm_eps, c.dtype, name=name)
+    return RMSNorm(c.norm_eps, c.dtype, c.norm_offset, name=name)
