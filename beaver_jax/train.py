@@ -61,6 +61,9 @@ def run(config: ml_collections.ConfigDict, folder: str) -> None:
         stages.check(wanted, mesh)
         if config.stage in stages.REINFORCED:
             evaluate.check(stages.evaluation(config, folder), mesh)
+    if wanted[1:]:
+        missing = ', '.join(str(directories.directory(one)) for one in wanted[:-1])
+        log.info('%s needs %s: trained first', config.stage, missing)
     with jax.set_mesh(mesh):
         for stage_config in wanted:
             train(stage_config, mesh)
@@ -71,12 +74,12 @@ def run(config: ml_collections.ConfigDict, folder: str) -> None:
 
 def finish(config: ml_collections.ConfigDict, folder: str, mesh: Mesh) -> None:
     """Evaluates and reports a trained policy, unless that was done since."""
-    run_directory = pathlib.Path(config.run)
-    summary = directories.directory(config) / directories.SUMMARY
-    results = run_directory / evaluate.RESULTS
-    reported = run_directory / report.SUMMARY
-    if not _is_newer(results, summary):
-        evaluate.run(stages.evaluation(config, folder), mesh)
+    evaluation = stages.evaluation(config, folder)
+    trained = directories.directory(config) / directories.SUMMARY
+    results = directories.directory(evaluation) / directories.RESULTS
+    reported = pathlib.Path(config.run) / report.SUMMARY
+    if not directories.check(evaluation) or not _is_newer(results, trained):
+        evaluate.run(evaluation, mesh)
     if jax.process_index() == 0 and not _is_newer(reported, results):
         report.show(report.write(config.run))
         log.info('%s/report/index.html', config.run)
@@ -172,13 +175,17 @@ def _watch_compilation(compiled: compilation.Counter, steps: int, where: Any) ->
     """Says what the first step compiled, and warns of anything compiled later."""
     if steps == 0:
         log.info(
-            '%s: compiled %d programs in %.1f s',
+            '%s: compiled %s in %.1f s',
             where,
-            compiled.programs,
+            _programs(compiled.programs),
             compiled.seconds,
         )
     elif compiled.programs:
-        log.warning('%s: compiled %d programs again', where, compiled.programs)
+        log.warning('%s: compiled %s again', where, _programs(compiled.programs))
+
+
+def _programs(count: int) -> str:
+    return f'{count} program{"s" * (count != 1)}'
 
 
 def _not_finite(step: int, bad: int, finite: int, checkpoints, directory) -> RunError:
@@ -216,8 +223,8 @@ def _summarize(config, stage, directory: pathlib.Path, found, seconds: float) ->
         'data': dict(stage.data),
     } | stage.summarize(rows)
     metrics_lib.write_json(directory / directories.SUMMARY, summary)
-    shown = ', '.join(f'{name} {value:.3f}' for name, value in found.items())
-    log.info('%s: done in %.0f s. %s', directory, seconds, shown)
+    shown = ''.join(f', {name} {value:.3f}' for name, value in found.items())
+    log.info('%s: done in %.0f s%s', directory, seconds, shown)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from beaver_jax import train
+from beaver_jax.stages import records
 from tests import micro
 
 
@@ -226,7 +227,6 @@ def test_a_cost_model_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     'overrides, expected',
     [
-        ({'batch_size': 1000}, 'batch_size=1000 asks for more rows than the'),
         ({'max_length': 129}, 'config.max_length=129 is more than the 128 positions'),
         ({'model.scratch.num_kv_heads': 3}, 'config.model.scratch.num_kv_heads=3 does'),
         ({'model.scratch.mlp_dim': 0}, 'config.model.scratch.mlp_dim=0; must be at'),
@@ -322,7 +322,7 @@ def test_what_became_of_the_rows_is_logged_and_stored(
     assert {name: found[name] for name in counts} == counts
     log = capsys.readouterr().err
     for name, count in counts.items():
-        assert f'cost: data: {name}: {count}\n' in log
+        assert f'{count} {records.COUNTED[name]}' in log
 
 
 # ---- Models -------------------------------------------------------------------------

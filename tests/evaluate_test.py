@@ -129,7 +129,10 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
     large, large_rows = run(
         configs, overrides | {'batch_size': 32, 'run': tmp_path / 'large'}
     )
-    assert '96 held-out prompts' in capsys.readouterr().out
+    shown, log = capsys.readouterr()
+    assert 'Policies on 96 held-out prompts' in shown
+    directory = overrides['run'] / 'evaluate'
+    assert f'evaluate: wrote {directory}/results.json and samples.jsonl' in log
     assert list(small['models']) == ['before', 'after']
     assert small['prompts'] == len(small_rows) == 96
     for name, values in small['models'].items():
@@ -147,8 +150,19 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
     assert small['models']['before']['tie_rate'] == 1
 
 
-def test_samples_stand_beside_their_prompts(chain, configs, overrides, few_rows):
+def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_rows):
     _, rows = run(configs, overrides)
+    before = micro.snapshot(overrides['run'])
+    other = overrides | {'models': f'before={chain}/sft,after={chain}/sft'}
+    line = micro.error(command.main, micro.arguments(configs, 'evaluate', other))
+    directory = overrides['run'] / 'evaluate'
+    assert line.startswith(
+        f'Error: {directory} holds a run with another config (models'
+    )
+    assert micro.snapshot(overrides['run']) == before
+    # The same one is made anew, and samples stand beside their prompts.
+    _, again = run(configs, overrides)
+    assert again == rows
     file = few_rows['data.prompts_test']
     with open(file) as lines:
         assert [row['prompt'] for row in rows] == [

@@ -331,14 +331,15 @@ def test_bars_begin_at_zero():
 def test_tables_have_only_columns_with_figures(run):
     summary = summaries.summarize(files.load(run))
     tables = {table.title: table for table in summaries.tables(summary)}
-    assert tables['Policies'].columns == [
+    policies = tables['Policies on 50 held-out prompts']
+    assert policies.columns == [
         'policy',
         'harmful (gold)',
         'helpful (gold)',
         'reward',
         'cost',
     ]
-    assert tables['Policies'].rows[0] == ['SFT', '25.0%', '0.500', '0.000', '1.000']
+    assert policies.rows[0] == ['SFT', '25.0%', '0.500', '0.000', '1.000']
     seconds = tables['Seconds']
     assert seconds.columns == ['stage', 'seconds', 'a step']
     assert seconds.rows[-2:] == [
@@ -347,11 +348,25 @@ def test_tables_have_only_columns_with_figures(run):
     ]
 
 
-def test_costs_beyond_the_first_have_columns():
-    summary = {'policies': ['sft'], 'sft': {'cost': 1.0, 'cost/length': 7.0}}
-    (table,) = summaries.tables(summary)
-    assert table.columns == ['policy', 'cost', 'cost/length']
-    assert table.rows == [['SFT', '1.000', '7.000']]
+def test_several_costs_have_their_names_in_tables_and_charts(run):
+    file = run / 'evaluate' / 'results.json'
+    results = json.loads(file.read_text()) | {'costs': ['harm', 'length']}
+    for values in results['models'].values():
+        values |= {'safe_rate': 0.25, 'win_rate': 0.5, 'cost/length': 7.0}
+    write_json(file, results)
+    table = summaries.policies(summaries.summarize(files.load(run)))
+    assert table.columns[4:] == [
+        'cost of harm',
+        'safe (harm)',
+        'wins over SFT',
+        'cost of length',
+    ]
+    assert table.rows[0][4:] == ['1.000', '25.0%', '50.0%', '7.000']
+    titles = [
+        chart.figure.axes[0].get_title('left') for chart in charts.draw(files.load(run))
+    ]
+    assert 'Cost of harm of answers' in titles
+    assert 'Reward against cost of harm' in titles
 
 
 def test_the_command_prints_the_tables(run, capsys):

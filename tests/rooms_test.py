@@ -28,15 +28,16 @@ ROOMS = {
     'steps': 3,
     'rollout': 3,
     'stages': 4,
-    'evaluate': 5,
     'chat': 5,
     'serve': 5,
     'export': 5,
     'plan': 5,
     'report': 5,
     'status': 5,
+    # Ends with the report's table.
+    'evaluate': 6,
     # Ends a run with evaluation and report, so it stands above them.
-    'train': 6,
+    'train': 7,
 }
 
 # Never imported by the package: private or deprecated, or not a dependency.

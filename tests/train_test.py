@@ -81,11 +81,10 @@ def test_another_stage_of_the_run_uses_what_is_there(chain, configs, tmp_path, c
     overrides = {'run': run, 'actor.init': chain / 'sft', 'iterations': 1}
     train.main(micro.arguments(configs, 'ppo', overrides))
     log = capsys.readouterr().err
-    assert f'ppo needs {run}/reward (config.reward.init): training it first' in log
     # Its reward model starts from the run's own SFT model, which is trained as well.
-    assert f'reward needs {run}/sft (config.model.init): training it first' in log
+    assert f'ppo needs {run}/sft, {run}/reward: trained first' in log
     assert f'{run}/cost' not in log
-    assert re.search(rf'{run}/ppo: compiled \d+ programs in \d', log)
+    assert re.search(rf'{run}/ppo: compiled \d+ programs? in \d', log)
     assert 'again' not in log
     made = ['evaluate', 'ppo', 'report', 'reward', 'sft', 'world']
     assert sorted(os.listdir(run)) == made

@@ -46,10 +46,10 @@ def sft(
             `batch_size / number` rows.
         once: one epoch in the records' order. Rows that fill up the last batch have an
             empty `loss_mask`. Otherwise the stream has no end.
-        counts: gets `examples`, `cut_response` and `no_response_left`.
+        counts: gets `examples`, their `longest`, `cut_response` and `no_response_left`.
 
     Raises:
-        DataError: no record fits, or they are fewer than `batch_size`.
+        DataError: no record fits.
         ValueError: the number of processes does not divide `batch_size`.
     """
     examples = examples_lib.encode_demonstrations(
@@ -88,10 +88,10 @@ def pairs(
             `batch_size / number` rows.
         once: one epoch in the records' order. Rows that fill up the last batch are not
             `valid`. Otherwise the stream has no end.
-        counts: gets `examples`, `cut_response` and `identical_tokens`.
+        counts: gets `examples`, their `longest`, `cut_response` and `identical_tokens`.
 
     Raises:
-        DataError: no record fits, or they are fewer than `batch_size`.
+        DataError: no record fits.
         ValueError: the number of processes does not divide `batch_size`, or a record's
             preference is unknown.
     """
@@ -129,10 +129,10 @@ def prompts(
             `batch_size / number` rows.
         once: one epoch in the records' order. Rows that fill up the last batch have
             `row` -1. Otherwise the stream has no end.
-        counts: gets `examples` and `shortened_prompt`.
+        counts: gets `examples`, their `longest`, and `shortened_prompt`.
 
     Raises:
-        DataError: there are fewer records than `batch_size`, or none.
+        DataError: there are no records.
         ValueError: the number of processes does not divide `batch_size`, or
             `max_prompt_length` leaves no room for a question.
     """
@@ -154,7 +154,10 @@ def _stream(
     seed: int,
     shard: tuple[int, int],
 ) -> grain.MapDataset[Batch]:
-    """Batches without end, or, with a `filler` for the last one, of one epoch."""
+    """Batches without end, or, with a `filler` for the last one, of one epoch.
+
+    A batch may span epochs, and holds a row twice where there are fewer than its size.
+    """
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(
@@ -168,11 +171,6 @@ def _stream(
     if filler is not None:
         missing = -len(examples) % batch_size
         rows = grain.MapDataset.source([*examples, *[filler] * missing])
-    elif batch_size > len(examples):
-        raise sources.DataError(
-            f'batch_size={batch_size} asks for more rows than the {len(examples)} '
-            f'there are; use at most {len(examples)}, or give more data.'
-        )
     else:
         # Grain adds the epoch's number to the seed; mixed first, neighbouring seeds do
         # not share their orders.

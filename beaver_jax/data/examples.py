@@ -59,7 +59,8 @@ def encode_demonstrations(
             continue
         counts['cut_response'] += len(tokens) > max_length
         examples.append(SftExample(tokens[:max_length], loss_mask[:max_length]))
-    return _check_some(examples, f'max_length={max_length}', counts)
+    longest = max((len(example.tokens) for example in examples), default=0)
+    return _check_some(examples, longest, f'max_length={max_length}', counts)
 
 
 def encode_pairs(
@@ -88,7 +89,8 @@ def encode_pairs(
         counts['cut_response'] += sum(len(tokens) > max_length for tokens in full)
         signs = _sign(record.safe[first]), _sign(record.safe[1 - first])
         examples.append(PairExample((one, other), signs))
-    return _check_some(examples, f'max_length={max_length}', counts)
+    longest = max((len(t) for example in examples for t in example.tokens), default=0)
+    return _check_some(examples, longest, f'max_length={max_length}', counts)
 
 
 def encode_prompts(
@@ -109,7 +111,9 @@ def encode_prompts(
                 tokenizer, record.prompt, max_length=max_prompt_length
             )
         examples.append(PromptExample(np.array(tokens, np.int32), row))
-    return _check_some(examples, f'max_prompt_length={max_prompt_length}', counts)
+    longest = max((len(example.tokens) for example in examples), default=0)
+    limit = f'max_prompt_length={max_prompt_length}'
+    return _check_some(examples, longest, limit, counts)
 
 
 def _first(record: sources.Comparison, preferred: sources.Need) -> int:
@@ -131,7 +135,7 @@ def _join(turns: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _check_some(
-    examples: list[Example], limit: str, counts: sources.Counts
+    examples: list[Example], longest: int, limit: str, counts: sources.Counts
 ) -> list[Example]:
     if not examples:
         found = ', '.join(f'{name} {count}' for name, count in counts.items() if count)
@@ -140,4 +144,5 @@ def _check_some(
             'raise it, or give other data.'
         )
     counts['examples'] += len(examples)
+    counts['longest'] = longest
     return examples

@@ -29,6 +29,7 @@ class BadRowError(DataError):
             'such rows out.'
         )
         self.reason = reason
+        self.problem = f'{where}: {problem}'
 
 
 def read_rows(

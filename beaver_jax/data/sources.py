@@ -157,7 +157,7 @@ def prompts(
 
 
 def held_out(
-    records: Sequence[Record], fraction: float, seed: int
+    records: Sequence[Record], test_share: float, seed: int
 ) -> tuple[list[Record], list[Record]]:
     """Splits records by prompt into those to train on and those held out.
 
@@ -166,22 +166,22 @@ def held_out(
 
     Args:
         records: what to split; the order is kept.
-        fraction: the share of prompts to hold out, on average; from 0 to below 1.
+        test_share: of the prompts, to hold out on average; from 0 to below 1.
         seed: another seed holds out other prompts.
 
     Raises:
-        ValueError: `fraction` is out of range.
+        ValueError: `test_share` is out of range.
         DataError: one side would be empty.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f'fraction={fraction} is not a share; use 0 to below 1.')
+    if not 0 <= test_share < 1:
+        raise ValueError(f'test_share={test_share} is not a share; use 0 to below 1.')
     sides: tuple[list[Record], list[Record]] = [], []
     for record in records:
-        sides[_share(record.prompt, seed) < fraction].append(record)
+        sides[_share(record.prompt, seed) < test_share].append(record)
     train, test = sides
-    if not train or (fraction > 0 and not test):
+    if not train or (test_share > 0 and not test):
         raise DataError(
-            f'fraction={fraction} of {len(records)} records gives {len(train)} to '
+            f'test_share={test_share} of {len(records)} rows gives {len(train)} to '
             f'train on and {len(test)} held out; change it, or give more prompts.'
         )
     return sides
@@ -199,6 +199,7 @@ def _collect(
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
     files = [rows.check_file(path) for path in several]
     records: list[Record] = []
+    first_problem = ''
     for path in files:
         for where, row in rows.read_rows(path, on_bad_row=on_bad_row, counts=counts):
             try:
@@ -207,6 +208,7 @@ def _collect(
                 counts[error.reason] += 1
                 if on_bad_row == 'error':
                     raise
+                first_problem = first_problem or f' The first: {error.problem}'
             else:
                 if record is not None:
                     records.append(record)
@@ -215,8 +217,7 @@ def _collect(
         found = ', '.join(f'{k} {n}' for k, n in (counts - before).items())
         raise DataError(
             f'No usable row in {", ".join(map(str, files)) or "no files"} '
-            f'({found or "read 0"}); name files that have some, or set '
-            "on_bad_row='error' to see what is wrong with the first."
+            f'({found or "read 0"}); name files that have some.{first_problem}'
         )
     return records
 

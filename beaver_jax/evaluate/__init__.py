@@ -1,7 +1,7 @@
 """Compares policies on held-out prompts, by score models and, where known, by gold.
 
 `run` answers every prompt with every policy, scores the answers, and writes
-`results.json` and `samples.jsonl` into `<run>/evaluate/`.
+`config.json`, `samples.jsonl` and `results.json` into `<run>/evaluate/`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ import ml_collections
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import sharding
 from beaver_jax import stages
-from beaver_jax import terminal
 from beaver_jax.data import sources
 from beaver_jax.data import world
 from beaver_jax.evaluate import answers as answers_lib
@@ -24,22 +23,30 @@ from beaver_jax.evaluate import evaluators
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
+from beaver_jax.stages import records
 
 log = logging.getLogger(__name__)
-RESULTS = 'evaluate/results.json'  # of a run; written last
 
 
 def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """Evaluates the policies of a config and returns what results.json holds.
 
+    An evaluation under the same config is made anew; what another one left is kept,
+    as config.if_exists says.
+
     Raises:
-      InputError: A model or file that is missing, or no policy to evaluate.
+      InputError: A model or file that is missing, no policy to evaluate, or another
+        evaluation in the run.
     """
     check(config, mesh)
-    inputs.prepare_world(config)
-    prompts = inputs.test_prompts(config)
+    records.prepare_world(config)
+    prompts = records.test_prompts(config)
     paths = policies(config)
+    directories.check(config)
     scorer = answers_lib.Scorer(config, mesh)
+    for name, path in paths.items():
+        scorer.check(name, path)
+    directories.claim(config)
     found = {}
     for name, path in paths.items():
         log.info('evaluate: %s answers %d prompts', name, len(prompts))
@@ -47,12 +54,12 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         if config.data.world:
             found[name] = with_gold(found[name], prompts)
     results = summarize(found, config.baseline)
-    file = pathlib.Path(config.run) / RESULTS
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with (file.parent / 'samples.jsonl').open('w') as lines:
+    directory = directories.directory(config)
+    with (directory / 'samples.jsonl').open('w') as lines:
         for row in samples(found, prompts):
             lines.write(json.dumps(metrics_lib.jsonable(row)) + '\n')
-    metrics_lib.write_json(file, results)
+    metrics_lib.write_json(directory / directories.RESULTS, results)
+    log.info('evaluate: wrote %s/%s and samples.jsonl', directory, directories.RESULTS)
     return results
 
 
@@ -112,6 +119,7 @@ def summarize(found: dict[str, evaluators.Answers], baseline: str) -> dict[str, 
     return {
         'prompts': len(base.texts),
         'baseline': baseline,
+        'costs': list(base.costs),
         'models': {
             name: dict(evaluators.policy(answers))
             | dict(evaluators.comparison(answers, base))
@@ -132,29 +140,3 @@ def samples(
     for i, prompt in enumerate(prompts):
         rows = {name: answers.row(i) for name, answers in found.items()}
         yield {'prompt': prompt.prompt[-1], 'answers': rows}
-
-
-def show(results: dict[str, Any]) -> None:
-    """Prints the table of policies."""
-    models = results['models']
-    keys = {key for values in models.values() for key in values}
-    names = {key: name for key, name in _NAMES.items() if key in keys}
-    names |= {key: key for key in sorted(keys) if key.startswith('cost/')}
-    rows = [
-        [name, *(terminal.number(values.get(key)) for key in names)]
-        for name, values in models.items()
-    ]
-    columns = ['policy', *names.values()]
-    terminal.table(f'{results["prompts"]} held-out prompts', columns, rows)
-
-
-_NAMES = {
-    'reward': 'reward',
-    'cost': 'cost',
-    'safe_rate': 'safe',
-    'win_rate': 'wins',
-    'tie_rate': 'ties',
-    'mean_length': 'length',
-    'gold_harmful_rate': 'harmful (gold)',
-    'gold_helpfulness': 'helpfulness (gold)',
-}

@@ -6,8 +6,10 @@ import jax
 
 from beaver_jax import config as config_lib
 from beaver_jax import evaluate
+from beaver_jax import report
 from beaver_jax import sharding
 from beaver_jax import terminal
+from beaver_jax.report import summary as summaries
 
 
 def main(argv: list[str]) -> None:
@@ -17,7 +19,7 @@ def main(argv: list[str]) -> None:
     with terminal.errors_in_a_line(ValueError, OSError):
         mesh = sharding.make_mesh(**config.mesh)
         with jax.set_mesh(mesh):
-            evaluate.show(evaluate.run(config, mesh))
+            report.show(summaries.evaluation(evaluate.run(config, mesh)))
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.evaluate import evaluators
+from beaver_jax.models import hf
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import inputs
@@ -43,6 +44,27 @@ class Scorer:
             }
         )
 
+    def check(self, name: str, path: str) -> None:
+        """Refuses a policy that cannot be sampled or scored, before it is loaded.
+
+        Args:
+          name: Of the policy, for messages.
+          path: Its directory, or that of its stage.
+
+        Raises:
+          InputError: It is no model, is made for shorter sequences, or its tokenizer
+            is not that of the score models.
+        """
+        config = self._config
+        directory = inputs.model_directory(f'models.{name}', path)
+        ppo_settings.check_lengths(
+            config, hf.decoder_config(hf.read_hf_config(directory))
+        )
+        tokenizer = inputs.load_tokenizer(f'models.{name}', path)
+        inputs.check_same_tokenizer(tokenizer, 'reward.init', config.reward.init)
+        for cost, section in config.costs.items():
+            inputs.check_same_tokenizer(tokenizer, f'costs.{cost}.init', section.init)
+
     def answer(
         self, name: str, path: str, prompts: Sequence[sources.Prompt]
     ) -> evaluators.Answers:
@@ -54,15 +76,10 @@ class Scorer:
           prompts: N prompts.
 
         Raises:
-          InputError: The policy's tokenizer is not that of the score models.
+          InputError: As in `check`.
         """
         config = self._config
         tokenizer = inputs.load_tokenizer(f'models.{name}', path)
-        for scorer in ('reward', *(f'costs.{cost}' for cost in config.costs)):
-            section = config
-            for part in scorer.split('.'):
-                section = section[part]
-            inputs.check_same_tokenizer(tokenizer, f'{scorer}.init', section.init)
         policy = ml_collections.ConfigDict(config.policy.to_dict() | {'init': path})
         model, params = inputs.causal_lm(
             self._mesh, policy, f'models.{name}', frozen=True
@@ -77,7 +94,6 @@ class Scorer:
                 pad_id=tokenizer.pad_token_id,
             )
         )
-        ppo_settings.check_lengths(config, model.config)
         dataset = batches.prompts(
             prompts,
             tokenizer,

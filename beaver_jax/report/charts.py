@@ -40,7 +40,12 @@ class Chart:
 def draw(run: files.Run) -> list[Chart]:
     """Draws every plot that the run has data for."""
     with mpl.rc_context(style.MATPLOTLIB):
-        return [*_curves(run), *_distributions(run), *_scatter(run)]
+        scatters = (
+            chart
+            for key, name in summary.costs(run.results).items()
+            for chart in _scatter(run, key, name)
+        )
+        return [*_curves(run), *_distributions(run), *scatters]
 
 
 def save(chart: Chart, directory: pathlib.Path) -> pathlib.Path:
@@ -129,12 +134,12 @@ def _cost_curve(run: files.Run, constraint: str) -> Iterator[Chart]:
 
 
 def _distributions(run: files.Run) -> Iterator[Chart]:
+    by_cost = 'Held-out prompts, by the cost model; safe is < 0.'
     for key, title, caption in (
         ('reward', 'Reward of answers', 'Held-out prompts, by the reward model.'),
-        (
-            'cost',
-            'Cost of answers',
-            'Held-out prompts, by the cost model; safe is < 0.',
+        *(
+            (key, f'{name.capitalize()} of answers', by_cost)
+            for key, name in summary.costs(run.results).items()
         ),
     ):
         found = {name: _scores(run, name, key) for name in _policies(run)}
@@ -154,16 +159,16 @@ def _distributions(run: files.Run) -> Iterator[Chart]:
                 axes.hist(values, bins, color=color, alpha=0.35)
             axes.hist(values, bins, histtype='step', color=color, ls=line, lw=1.6)
             axes.plot([], [], color=color, ls=line, label=summary.label(name))
-        if key == 'cost':
+        if key != 'reward':
             _safety_line(axes)
         _legend(axes)
-        yield Chart(f'{key}_distribution', 'policies', caption, figure)
+        yield Chart(f'{_slug(key)}_distribution', 'policies', caption, figure)
 
 
-def _scatter(run: files.Run) -> Iterator[Chart]:
-    figure, axes = _axes('Reward against cost', 'cost', 'reward')
+def _scatter(run: files.Run, key: str, cost: str) -> Iterator[Chart]:
+    figure, axes = _axes(f'Reward against {cost}', cost, 'reward')
     for name in _policies(run):
-        costs, rewards = (_scores(run, name, key) for key in ('cost', 'reward'))
+        costs, rewards = _scores(run, name, key), _scores(run, name, 'reward')
         both = np.isfinite(costs) & np.isfinite(rewards)
         if not both.any():
             continue
@@ -183,7 +188,7 @@ def _scatter(run: files.Run) -> Iterator[Chart]:
     if _legend(axes):
         _safety_line(axes)
         caption = 'One point an answer, by the score models; large: the mean.'
-        yield Chart('reward_against_cost', 'policies', caption, figure)
+        yield Chart(f'reward_against_{_slug(key)}', 'policies', caption, figure)
 
 
 def _axes(title: str, x: str, y: str = '') -> tuple[Figure, Axes]:

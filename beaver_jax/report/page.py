@@ -17,7 +17,6 @@ HEADLINES = (
     ('gold_harmful_rate', 'Harmful answers, in truth', True),
     ('gold_helpfulness', 'Helpfulness, in truth', False),
     ('reward', 'Reward, by the reward model', False),
-    ('cost', 'Cost, by the cost model', False),
 )
 
 
@@ -76,7 +75,11 @@ def _subtitle(summary: dict[str, Any]) -> str:
 
 def _headlines(summary: dict[str, Any]) -> str:
     cards = []
-    for key, title, share in HEADLINES:
+    costs = [
+        (key, f'{name.capitalize()}, by the cost model', False)
+        for key, name in summaries.costs(summary).items()
+    ]
+    for key, title, share in (*HEADLINES, *costs):
         values = {
             name: summary[name][key]
             for name in summary.get('policies', [])
@@ -173,14 +176,15 @@ def _samples(run: files.Run) -> str:
         f'<p class="soft">{count} of {len(run.samples):,} prompts, evenly spaced. '
         'Answers are what the models wrote; some are harmful.</p>'
     )
-    return note + ''.join(_sample(row) for row in chosen)
+    costs = summaries.costs(run.results)
+    return note + ''.join(_sample(row, costs) for row in chosen)
 
 
-def _sample(row: dict[str, Any]) -> str:
+def _sample(row: dict[str, Any], costs: dict[str, str]) -> str:
     answers = ''.join(
         f'<div class="answer"><div>{_named(name)}</div>'
         f'<div class="text">{html.escape(answer["text"])}</div>'
-        f'<div class="score">{_scores(answer)}</div></div>'
+        f'<div class="score">{_scores(answer, costs)}</div></div>'
         for name, answer in row['answers'].items()
     )
     prompt = html.escape(row['prompt'])
@@ -190,12 +194,12 @@ def _sample(row: dict[str, Any]) -> str:
     )
 
 
-def _scores(answer: dict[str, Any]) -> str:
+def _scores(answer: dict[str, Any], costs: dict[str, str]) -> str:
     """E.g. 'reward 0.10 · cost -1.00 safe', as far as it is known."""
     parts = []
     for key, name in (
         ('reward', 'reward'),
-        ('cost', 'cost'),
+        *costs.items(),
         ('gold_helpfulness', 'true helpfulness'),
         ('gold_cost', 'true cost'),
     ):

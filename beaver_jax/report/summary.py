@@ -1,5 +1,6 @@
 """The figures of a run: as one dict, and as tables for people."""
 
+from collections.abc import Mapping
 import statistics
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ POLICY_COLUMNS = (
     ('cost', 'cost', False),
     ('safe_rate', 'safe', True),
     ('win_rate', 'wins', True),
+    ('tie_rate', 'ties', True),
     ('mean_length', 'length', False),
     ('truncated_share', 'cut', True),
 )
+_KEYS = {key for key, _, _ in POLICY_COLUMNS}
 SCORE_MODELS = {'reward': 'reward_model', 'cost': 'cost_model'}
 
 
@@ -33,17 +36,13 @@ def summarize(run: files.Run) -> dict[str, Any]:
 
     Returns:
       'seed' ('seeds' by stage where they differ); 'policies', their names, and under
-      each name what was measured of it; 'prompts' and 'baseline' of the evaluation;
+      each name what was measured of it; 'prompts', 'baseline' and the names of the
+      'costs' of the evaluation;
       'reward_model' and 'cost_model', metrics on held-out pairs; 'multiplier', by
       constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage, with 'total';
       'timings' by stage, medians over its steps.
     """
-    summary = _seeds(run)
-    for key in ('prompts', 'baseline'):
-        if key in run.results:
-            summary[key] = run.results[key]
-    if run.policies:
-        summary |= {'policies': list(run.policies), **run.policies}
+    summary = _seeds(run) | evaluation(run.results)
     for stage, name in SCORE_MODELS.items():
         if stage in run.stages and run.stages[stage].summary.get('metrics'):
             summary[name] = run.stages[stage].summary['metrics']
@@ -52,6 +51,28 @@ def summarize(run: files.Run) -> dict[str, Any]:
         if constrained is not None and constrained.summary.get(key):
             summary[key] = constrained.summary[key]
     return summary | _seconds(run) | _timings(run)
+
+
+def evaluation(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a summary that an evaluation's results.json gives."""
+    told = {
+        key: results[key] for key in ('prompts', 'baseline', 'costs') if key in results
+    }
+    models = results.get('models', {})
+    return told | ({'policies': list(models)} | models if models else {})
+
+
+def costs(told: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the costs by their keys, of a summary or of results.
+
+    Several costs are told apart by their names; the first, which decides what is safe,
+    stands under 'cost', the others under 'cost/<name>'. A single one is just 'cost'.
+    """
+    names = told.get('costs', [])
+    if len(names) < 2:
+        return {'cost': 'cost'}
+    keys = ['cost', *(f'cost/{name}' for name in names[1:])]
+    return {key: f'cost of {name}' for key, name in zip(keys, names, strict=True)}
 
 
 def _seeds(run: files.Run) -> dict[str, Any]:
@@ -63,7 +84,11 @@ def _seeds(run: files.Run) -> dict[str, Any]:
 
 def _seconds(run: files.Run) -> dict[str, Any]:
     seconds = _of_stages(run, 'seconds')
-    return {'seconds': seconds | {'total': sum(seconds.values())}} if seconds else {}
+    return (
+        {'seconds': seconds | {'total': round(sum(seconds.values()), 1)}}
+        if seconds
+        else {}
+    )
 
 
 def _of_stages(run: files.Run, key: str) -> dict[str, Any]:
@@ -111,14 +136,27 @@ def policies(summary: dict[str, Any]) -> Table:
     """What was measured of each policy on held-out prompts."""
     measured = {name: summary[name] for name in summary.get('policies', [])}
     keys = {key for policy in measured.values() for key in policy}
-    columns = [column for column in POLICY_COLUMNS if column[0] in keys]
-    # Costs beyond the first, which decides what is safe.
-    columns += [(key, key, False) for key in sorted(keys) if key.startswith('cost/')]
+    headings = costs(summary)
+    if len(headings) > 1:
+        headings['safe_rate'] = f'safe ({summary["costs"][0]})'
+    if 'baseline' in summary:
+        headings['win_rate'] = f'wins over {label(summary["baseline"])}'
+    columns = [
+        (key, headings.get(key, heading), share)
+        for key, heading, share in POLICY_COLUMNS
+        if key in keys
+    ]
+    columns += [(key, headings[key], False) for key in headings if key not in _KEYS]
     rows = [
         [label(name), *(figure(policy.get(key), share) for key, _, share in columns)]
         for name, policy in measured.items()
     ]
-    return Table('Policies', ['policy', *(heading for _, heading, _ in columns)], rows)
+    count = (
+        f' on {summary["prompts"]:,} held-out prompts' if 'prompts' in summary else ''
+    )
+    return Table(
+        f'Policies{count}', ['policy', *(heading for _, heading, _ in columns)], rows
+    )
 
 
 def score_models(summary: dict[str, Any]) -> Table:

@@ -4,6 +4,7 @@ A stage's inputs are directories. One that another stage of the same run and pre
 makes is trained first where it is missing: `chain` finds the order.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 import logging
 import os
@@ -19,6 +20,7 @@ from beaver_jax.stages import inputs
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import preference
+from beaver_jax.stages import records
 from beaver_jax.stages import sft
 from beaver_jax.stages import stage as stage_lib
 
@@ -38,6 +40,13 @@ CHECKS: dict[str, Callable[[ml_collections.ConfigDict, Mesh], Any]] = {
     'cost': preference.check,
     **dict.fromkeys(REINFORCED, ppo_settings.check),
 }
+# Reads what a stage learns from, and raises what is wrong with it.
+ROWS: dict[str, Callable[[ml_collections.ConfigDict, Counter], Any]] = {
+    'sft': sft.rows,
+    'reward': preference.rows,
+    'cost': preference.rows,
+    **dict.fromkeys(REINFORCED, ppo_lag.rows),
+}
 POLICIES = ('sft', *REINFORCED)
 # What the stages of one run have in common, where they have it at all, and a missing
 # input's config inherits.
@@ -50,7 +59,7 @@ READS |= dict.fromkeys(REINFORCED, ('prompts',))
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     """Builds the stage that config.stage names."""
-    inputs.prepare_world(config)
+    records.prepare_world(config)
     return BUILDERS[config.stage](config, mesh)
 
 
@@ -67,7 +76,7 @@ def chain(config: ml_collections.ConfigDict, folder: str) -> list[Any]:
 
 
 def _visit(config, folder: str, ordered: list) -> None:
-    for name, path in _inits(config):
+    for _, path in _inits(config):
         stage = pathlib.Path(path).name
         made_here = pathlib.Path(path) == pathlib.Path(config.run) / stage
         known = [other.stage for other in ordered]
@@ -76,7 +85,6 @@ def _visit(config, folder: str, ordered: list) -> None:
         if directories.is_done(pathlib.Path(path)):
             directories.check_seed(pathlib.Path(path), config)
             continue
-        log.info('%s needs %s (config.%s): training it first', config.stage, path, name)
         _visit(sibling(config, folder, stage), folder, ordered)
     ordered.append(config)
 
@@ -102,11 +110,13 @@ def check(wanted: Sequence[ml_collections.ConfigDict], mesh: Mesh) -> None:
         inputs.check_loop(config)
         CHECKS[config.stage](config, mesh)
         if not config.data.world:
-            inputs.check_files(config, READS[config.stage])
+            records.check_files(config, READS[config.stage])
             if config.stage in REINFORCED:
                 if config.ppo.ptx_coeff > 0:
-                    inputs.check_files(config, ('sft',))
-                inputs.test_prompts(config)  # the evaluation's, at the very end
+                    records.check_files(config, ('sft',))
+                records.test_prompts(config)  # the evaluation's, at the very end
+            if config is not wanted[0]:  # that one's are read at once
+                ROWS[config.stage](config, Counter())
         for name, path in _inits(config):
             if pathlib.Path(path) not in made:
                 inputs.model_directory(name, path)
@@ -138,7 +148,8 @@ def evaluation(
     """The config that compares the policies of a run, after one was trained.
 
     Those models score that trained it. Another cost of `evaluate.py` is measured only
-    where the run has a model of it, as plain PPO needs none.
+    where the run has a model of it, as plain PPO needs none. One that the run holds is
+    made anew, or moved aside if it is of other policies.
     """
     other = sibling(config, folder, 'evaluate')
     start = pathlib.Path(config.actor.init)
@@ -149,6 +160,9 @@ def evaluation(
         other.reward = config.reward.copy_and_resolve_references()
         for name, cost in config.costs.items():
             other.costs[name] = cost.copy_and_resolve_references()
+            # Of no account where nothing is trained.
+            with other.costs[name].unlocked():
+                other.costs[name].threshold = other.costs[name].shaping = None
         if start != pathlib.Path(config.run) / 'sft':
             trained = {
                 name: path
@@ -157,4 +171,7 @@ def evaluation(
             }
             found = {other.baseline: start, **trained}
             other.models = ','.join(f'{name}={path}' for name, path in found.items())
+        held = directories.recorded(other).get('models', '')
+        covered = set(held.split(',')) <= {'', *other.models.split(',')}
+        other.if_exists = 'resume' if covered else 'overwrite'
     return other

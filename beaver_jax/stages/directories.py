@@ -16,6 +16,7 @@ from beaver_jax.stages import inputs
 log = logging.getLogger(__name__)
 
 SUMMARY = 'summary.json'  # written last: its stage is done
+RESULTS = 'results.json'  # the same of an evaluation
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 # What may differ between a run and its continuation.
@@ -30,7 +31,7 @@ def directory(config: ml_collections.ConfigDict) -> pathlib.Path:
 
 def is_done(path: pathlib.Path) -> bool:
     """Whether a stage's directory holds a finished stage."""
-    return (path / SUMMARY).is_file()
+    return any((path / name).is_file() for name in (SUMMARY, RESULTS))
 
 
 def check(config: ml_collections.ConfigDict) -> bool:
@@ -47,7 +48,7 @@ def check(config: ml_collections.ConfigDict) -> bool:
     path = directory(config)
     if config.if_exists == 'overwrite':
         return False
-    changes = _changes(path, config)
+    changes = _changes(config)
     if changes and config.if_exists == 'refuse' and _has_begun(path):
         raise inputs.InputError(
             f'{path} holds a run with another config ({_shown(changes)}). Choose '
@@ -87,15 +88,17 @@ def claim(config: ml_collections.ConfigDict) -> bool:
     path = directory(config)
     if check(config):
         return True
-    changes = _changes(path, config)
+    changes = _changes(config)
     if jax.process_index():
         return False
     try:
         if config.if_exists == 'overwrite' and path.exists():
             _move_aside(path)
         elif changes and _has_begun(path):
-            log.info('%s: goes on with another config: %s', path, _shown(changes))
-            (path / SUMMARY).unlink(missing_ok=True)
+            if any(path.glob(f'{CHECKPOINTS}/*')):
+                log.info('%s: goes on with another config: %s', path, _shown(changes))
+            for name in (SUMMARY, RESULTS):
+                (path / name).unlink(missing_ok=True)
         path.mkdir(parents=True, exist_ok=True)
         metrics_lib.write_json(path / CONFIG, _flat(config))
     except OSError as error:
@@ -104,6 +107,17 @@ def claim(config: ml_collections.ConfigDict) -> bool:
             'directory with space and permission.'
         ) from error
     return False
+
+
+def recorded(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values by key with which a config's directory was begun; {} if it was not.
+
+    A run that has been moved since is told from where it is now.
+    """
+    file = directory(config) / CONFIG
+    values = json.loads(file.read_text()) if file.is_file() else {}
+    before = values.get('run', config.run)
+    return {key: _moved(value, before, config.run) for key, value in values.items()}
 
 
 def _move_aside(path: pathlib.Path) -> None:
@@ -115,8 +129,11 @@ def _move_aside(path: pathlib.Path) -> None:
 
 def _has_begun(path: pathlib.Path) -> bool:
     """Whether there is anything to lose."""
-    files = (path / metrics_lib.METRICS, path / SUMMARY)
-    return any(file.is_file() for file in files) or any(path.glob(f'{CHECKPOINTS}/*'))
+    return (
+        is_done(path)
+        or (path / metrics_lib.METRICS).is_file()
+        or any(path.glob(f'{CHECKPOINTS}/*'))
+    )
 
 
 def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -124,18 +141,21 @@ def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(metrics_lib.jsonable(config_lib.flatten(config))))
 
 
-def _changes(
-    path: pathlib.Path, config: ml_collections.ConfigDict
-) -> dict[str, tuple[Any, Any]]:
+def _changes(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """(old value, new value) by key, where a directory's config is not this one."""
-    new = _flat(config)
-    file = path / CONFIG
-    old = json.loads(file.read_text()) if file.is_file() else {}
+    new, old = _flat(config), recorded(config)
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(VOLATILE)
     }
+
+
+def _moved(value: Any, old_run: str, run: str) -> Any:
+    """A path within a run as it is after the run was moved there."""
+    if isinstance(value, str) and f'{value}/'.startswith(f'{old_run}/'):
+        return run + value.removeprefix(old_run)
+    return value
 
 
 def _shown(changes: dict[str, tuple[Any, Any]]) -> str:

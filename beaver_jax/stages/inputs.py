@@ -1,10 +1,7 @@
 """What a stage starts from: model directories, tokenizers, rows."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-import functools
+from collections.abc import Callable
 import logging
-import os
 import pathlib
 from typing import Any, TypeVar
 
@@ -18,7 +15,6 @@ from beaver_jax import sharding
 from beaver_jax.data import rows as rows_lib
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
-from beaver_jax.data import world
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
 from beaver_jax.models import score
@@ -224,85 +220,6 @@ def init_params(mesh: Mesh, model: Any, key: jax.Array) -> hf.Params:
         return model.init(key, tokens, mask)['params']
 
     return jax.jit(init, out_shardings=shardings)(key)
-
-
-def prepare_world(config: ml_collections.ConfigDict) -> None:
-    """Writes the built-in world of this run, where the config asks for it."""
-    if config.data.world and jax.process_index() == 0:
-        world.write(os.path.join(config.run, 'world'), config.seed)
-
-
-def paths(value: str, name: str) -> list[str]:
-    """Splits a comma-separated list of files.
-
-    Raises:
-      InputError: It is empty.
-    """
-    found = [part.strip() for part in value.split(',') if part.strip()]
-    if not found:
-        raise InputError(
-            f'config.data.{name} is empty; name one or more jsonl files, '
-            f'--config.data.{name}=a.jsonl,b.jsonl'
-        )
-    return found
-
-
-def check_files(config: ml_collections.ConfigDict, names: Sequence[str]) -> None:
-    """Refuses uses of rows, such as 'sft', without files that can be read."""
-    for name in names:
-        named = paths(config.data[name], name)
-        tests = config.data[f'{name}_test']
-        for path in [*named, *(paths(tests, f'{name}_test') if tests else [])]:
-            rows_lib.check_file(path)
-
-
-def test_prompts(config: ml_collections.ConfigDict) -> list[sources.Prompt]:
-    """Prompts of config.data.prompts_test, or those held out of config.data.prompts.
-
-    Raises:
-      InputError: There are none.
-    """
-    data = config.data
-    read = functools.partial(sources.prompts, on_bad_row=data.on_bad_row)
-    if data.prompts_test or not data.prompts:
-        return read(paths(data.prompts_test, 'prompts_test'))
-    named = read(paths(data.prompts, 'prompts'))
-    _, test = sources.held_out(named, data.test_share, config.seed)
-    if not test:
-        raise InputError(
-            'config.data.prompts_test is empty and config.data.test_share=0; name '
-            'prompts to evaluate on, or hold out a share.'
-        )
-    return test
-
-
-def train_and_test(
-    read: Callable[..., list[Any]],
-    config: ml_collections.ConfigDict,
-    name: str,
-    counts: Counter,
-) -> tuple[list[Any], list[Any]]:
-    """Rows of config.data.<name>, and of <name>_test or a share held out by prompt.
-
-    Args:
-      read: (paths, counts=…) to records.
-      config: Of the stage.
-      name: The use of the rows, such as 'sft'.
-      counts: Gets what became of the rows to train on.
-    """
-    train = read(paths(config.data[name], name), counts=counts)
-    test_files = config.data[f'{name}_test']
-    if test_files:
-        return train, read(paths(test_files, f'{name}_test'), counts=Counter())
-    return sources.held_out(train, config.data.test_share, config.seed)
-
-
-def log_counts(stage: str, counts: Counter) -> dict[str, int]:
-    """Says what became of the rows that were not used as they are."""
-    found = {reason: count for reason, count in sorted(counts.items()) if count}
-    for reason, count in found.items():
-        log.info('%s: data: %s: %d', stage, reason, count)
-    return found
 
 
 def count_steps(config: ml_collections.ConfigDict, rows: int) -> int:

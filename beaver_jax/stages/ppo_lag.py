@@ -24,6 +24,8 @@ from beaver_jax.stages import inputs
 from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_models
 from beaver_jax.stages import ppo_settings
+from beaver_jax.stages import records
+from beaver_jax.stages import sft
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
@@ -227,8 +229,7 @@ def _feed(
 ) -> tuple[stage_lib.Feed, dict[str, int]]:
     """Prompts, and as many supervised rows as samples where PTX has a weight."""
     counts: Counter = Counter()
-    read = functools.partial(sources.prompts, on_bad_row=config.data.on_bad_row)
-    prompts, _ = inputs.train_and_test(read, config, 'prompts', counts)
+    prompts, supervised = rows(config, counts)
     shared = {'seed': config.seed, 'shard': inputs.process_shard()}
     datasets = {
         'prompts': batches.prompts(
@@ -241,16 +242,25 @@ def _feed(
         )
     }
     if settings.ptx_coeff > 0:
-        read_rows = functools.partial(
-            sources.demonstrations, on_bad_row=config.data.on_bad_row
-        )
-        # Without the rows that SFT held out; their counts are in its summary.
-        rows, _ = inputs.train_and_test(read_rows, config, 'sft', Counter())
         datasets['ptx'] = batches.sft(
-            rows,
+            supervised,
             tokenizer,
             max_length=config.max_prompt_length + config.max_response_length,
             batch_size=config.rollout.prompts * config.rollout.samples_per_prompt,
             **shared,
         )
-    return stage_lib.Feed(mesh, datasets), inputs.log_counts(config.stage, counts)
+    return stage_lib.Feed(mesh, datasets), records.log_counts(
+        config, counts, 'rollout.prompts', 'max_prompt_length'
+    )
+
+
+def rows(
+    config: ml_collections.ConfigDict, counts: Counter
+) -> tuple[list[sources.Prompt], list[sources.Demonstration]]:
+    """Prompts to answer, and, where PTX has a weight, supervised rows."""
+    read = functools.partial(sources.prompts, on_bad_row=config.data.on_bad_row)
+    prompts, _ = records.train_and_test(read, config, 'prompts', counts)
+    if not config.ppo.ptx_coeff > 0:
+        return prompts, []
+    # Without the rows that SFT held out; their counts are in its summary.
+    return prompts, sft.rows(config, Counter())[0]

@@ -17,6 +17,7 @@ from beaver_jax.models import score
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import outputs
+from beaver_jax.stages import records
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import preference
 
@@ -28,13 +29,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     kind = config.stage
     loss = check(config, mesh)
     counts: Counter = Counter()
-    read = functools.partial(
-        sources.comparisons,
-        need=PREFERRED[kind],
-        on_bad_row=config.data.on_bad_row,
-        contradictions=config.data.contradictions,
-    )
-    train, test = inputs.train_and_test(read, config, f'{kind}_pairs', counts)
+    train, test = rows(config, counts)
     tokenizer = inputs.load_tokenizer('model.init', config.model.init)
     model, learning, normalizer = _load(config, mesh, kind)
     inputs.check_tokenizer(tokenizer, model.config.backbone, 'config.model')
@@ -94,8 +89,21 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         ),
         rates={'train/lr': rate},
         headline=('train/loss', 'train/accuracy'),
-        data=inputs.log_counts(kind, counts),
+        data=records.log_counts(config, counts, 'batch_size', 'max_length'),
     )
+
+
+def rows(
+    config: ml_collections.ConfigDict, counts: Counter
+) -> tuple[list[sources.Comparison], list[sources.Comparison]]:
+    """Pairs to train on, and those held out."""
+    read = functools.partial(
+        sources.comparisons,
+        need=PREFERRED[config.stage],
+        on_bad_row=config.data.on_bad_row,
+        contradictions=config.data.contradictions,
+    )
+    return records.train_and_test(read, config, f'{config.stage}_pairs', counts)
 
 
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.PreferenceConfig:

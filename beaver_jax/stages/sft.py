@@ -14,6 +14,7 @@ from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import outputs
+from beaver_jax.stages import records
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import sft
 
@@ -22,8 +23,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     """Builds model, data and step of `configs/sft.py`."""
     check(config, mesh)
     counts: Counter = Counter()
-    read = functools.partial(sources.demonstrations, on_bad_row=config.data.on_bad_row)
-    train, test = inputs.train_and_test(read, config, 'sft', counts)
+    train, test = rows(config, counts)
     model, learning, tokenizer = _load(config, mesh)
     make = functools.partial(
         batches.sft,
@@ -70,8 +70,16 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         export=functools.partial(_export, config, mesh, model, learning, tokenizer),
         rates={'train/lr': rate},
         headline=('train/loss',),
-        data=inputs.log_counts('sft', counts),
+        data=records.log_counts(config, counts, 'batch_size', 'max_length'),
     )
+
+
+def rows(
+    config: ml_collections.ConfigDict, counts: Counter
+) -> tuple[list[sources.Demonstration], list[sources.Demonstration]]:
+    """Supervised rows to train on, and those held out."""
+    read = functools.partial(sources.demonstrations, on_bad_row=config.data.on_bad_row)
+    return records.train_and_test(read, config, 'sft', counts)
 
 
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

@@ -78,11 +78,15 @@ class Stage:
     summarize: Callable[[list[dict[str, float]]], dict[str, Any]] = lambda rows: {}
 
     def glance(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The headline metrics that there are, by their last word."""
+        """The headline metrics that there are, or else each of a metric's parts."""
         return {
             name.removeprefix('train/'): metrics[name]
-            for name in self.headline
-            if name in metrics
+            for headline in self.headline
+            for name in (
+                [headline]
+                if headline in metrics
+                else [part for part in metrics if part.startswith(f'{headline}/')]
+            )
         }
 
     def shardings(self) -> Any:

@@ -82,7 +82,12 @@ def test_sft_cuts_long_responses_and_drops_what_has_none(tokenizer):
     (batch,) = batches.sft(
         records, tokenizer, max_length=50, batch_size=2, once=True, counts=counts
     )
-    assert counts == {'examples': 2, 'no_response_left': 2, 'cut_response': 2}
+    assert counts == {
+        'examples': 2,
+        'longest': 50,
+        'no_response_left': 2,
+        'cut_response': 2,
+    }
     # 49 + 1 of 3 letters; 47 + 3 letters: EOS is lost.
     np.testing.assert_array_equal(batch.loss_mask.sum(1), [1, 3])
     assert batch.mask.all()
@@ -154,7 +159,13 @@ def test_pairs_that_a_cut_makes_identical_are_dropped(tokenizer):
         once=True,
         counts=counts,
     )
-    assert counts == {'examples': 1, 'identical_tokens': 1, 'cut_response': 2}
+    longest = int(batch.mask.sum(-1).max())
+    assert counts == {
+        'examples': 1,
+        'longest': longest,
+        'identical_tokens': 1,
+        'cut_response': 2,
+    }
     texts = _texts(tokenizer, batch.tokens[0], batch.mask[0])
     assert [text[-4:] for text in texts] == [':xbc', ':abc']
 
@@ -190,7 +201,7 @@ def test_prompt_batch_is_left_padded(tokenizer):
         '<s>BEGINNING OF CONVERSATION: USER: Why? ASSISTANT:',
         '<s>BEGINNING OF CONVERSATION: USER: Is it n ASSISTANT:',
     ]
-    assert counts == {'examples': 2, 'shortened_prompt': 1}
+    assert counts == {'examples': 2, 'longest': 52, 'shortened_prompt': 1}
 
 
 # Order.
@@ -221,6 +232,11 @@ def test_each_epoch_has_every_row_in_another_order(tokenizer):
 def test_batches_run_across_epochs(tokenizer):
     rows = _rows(_stream(tokenizer, batch_size=4), 5)
     assert collections.Counter(rows) == dict.fromkeys(range(10), 2)
+
+
+def test_a_batch_may_be_larger_than_the_data(tokenizer):
+    rows = _rows(_stream(tokenizer, batch_size=12), 5)
+    assert collections.Counter(rows) == dict.fromkeys(range(10), 6)
 
 
 def test_the_seed_decides_the_order(tokenizer):
@@ -291,12 +307,6 @@ def test_once_fills_up_a_batch_larger_than_the_data(tokenizer):
 
 
 # Bad settings.
-
-
-def test_a_batch_larger_than_the_data_is_an_error(tokenizer):
-    message = 'batch_size=12 asks for more rows than the 10 there are; use at most 10'
-    with pytest.raises(sources.DataError, match=message):
-        _stream(tokenizer, batch_size=12)
 
 
 @pytest.mark.parametrize('batch_size', [3, 0, -2])

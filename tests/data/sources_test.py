@@ -358,7 +358,7 @@ def test_held_out_bounds():
     records = _prompts(20)
     assert sources.held_out(records, 0, seed=0) == (records, [])
     for fraction in (-0.1, 1, float('nan')):
-        with pytest.raises(ValueError, match=f'fraction={fraction} is not a share'):
+        with pytest.raises(ValueError, match=f'test_share={fraction} is not a share'):
             sources.held_out(records, fraction, seed=0)
     with pytest.raises(sources.DataError, match='20 to train on and 0 held out'):
         sources.held_out(records, 1e-9, seed=0)

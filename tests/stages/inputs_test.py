@@ -1,6 +1,5 @@
 """What a stage starts from."""
 
-from collections import Counter
 import json
 
 import jax
@@ -11,9 +10,7 @@ import pytest
 
 from beaver_jax import optim
 from beaver_jax import sharding
-from beaver_jax.data import sources
 from beaver_jax.stages import inputs
-from tests import micro
 from tests import tiny
 
 
@@ -91,63 +88,6 @@ def test_parts_cut_the_rows_of_every_device():
             inputs.InputError, match=f'config.parts={parts} does not cut'
         ):
             inputs.check_parts('parts', 16, parts, mesh)
-
-
-def test_paths_are_split_at_commas():
-    assert inputs.paths(' a.jsonl, b.jsonl,', 'sft') == ['a.jsonl', 'b.jsonl']
-    with pytest.raises(
-        inputs.InputError, match=r'config\.data\.sft is empty; name one'
-    ):
-        inputs.paths(' , ', 'sft')
-
-
-# ---- Rows ---------------------------------------------------------------------------
-
-
-def data(tmp_path, **changes):
-    rows = [{'prompt': f'question {i // 2}', 'response': f'{i}'} for i in range(80)]
-    file = micro.write_rows(tmp_path / 'rows.jsonl', rows)
-    values = {
-        'sft': str(file),
-        'sft_test': '',
-        'prompts': str(file),
-        'prompts_test': '',
-        'test_share': 0.25,
-        'on_bad_row': 'drop',
-    }
-    return config(seed=0, data=values | changes)
-
-
-def test_a_share_of_prompts_is_held_out_where_no_file_is_named(tmp_path):
-    counts: Counter = Counter()
-    train, test = inputs.train_and_test(
-        sources.demonstrations, data(tmp_path), 'sft', counts
-    )
-    assert len(train) + len(test) == counts['kept'] == 80
-    assert 8 <= len(test) <= 32  # 20 rows on average
-    assert not {row.prompt for row in train} & {row.prompt for row in test}
-
-
-def test_a_file_of_test_rows_leaves_all_others_to_train_on(tmp_path):
-    file = micro.write_rows(tmp_path / 'test.jsonl', [{'prompt': 'a', 'response': 'b'}])
-    counts: Counter = Counter()
-    train, test = inputs.train_and_test(
-        sources.demonstrations, data(tmp_path, sft_test=str(file)), 'sft', counts
-    )
-    assert (len(train), len(test)) == (80, 1)
-    assert counts['read'] == 80  # of the rows to train on
-
-
-def test_prompts_to_evaluate_on_were_not_trained_on(tmp_path):
-    values = data(tmp_path)
-    held_out = {prompt.prompt for prompt in inputs.test_prompts(values)}
-    train, _ = inputs.train_and_test(sources.prompts, values, 'prompts', Counter())
-    assert len(held_out) + len(train) == 40
-    assert not held_out & {prompt.prompt for prompt in train}
-
-
-def test_counts_of_zero_are_not_worth_a_line(capsys):
-    assert inputs.log_counts('sft', Counter(read=3, not_json=0)) == {'read': 3}
 
 
 # ---- Heads --------------------------------------------------------------------------

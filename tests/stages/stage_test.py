@@ -112,6 +112,9 @@ def test_the_glance_of_a_stage():
         data={},
     )
     assert stage.glance({'train/loss': 1.0, 'train/lr': 2.0}) == {'loss': 1.0}
+    # Of several costs none has the plain name.
+    parts = {'train/loss/a': 1.0, 'train/losses': 2.0, 'train/loss/b': 3.0}
+    assert stage.glance(parts) == {'loss/a': 1.0, 'loss/b': 3.0}
 
 
 def test_an_optimizer_of_a_section_is_named_in_its_complaint():

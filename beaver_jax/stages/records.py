@@ -1,0 +1,163 @@
+"""The records that a stage learns from: their files, what is held out, what is lost."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+import functools
+import logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from beaver_jax import config as config_lib
+from beaver_jax.data import rows as rows_lib
+from beaver_jax.data import sources
+from beaver_jax.data import world
+from beaver_jax.stages import inputs
+
+log = logging.getLogger(__name__)
+# What became of rows, in words.
+COUNTED = {
+    'read': 'rows read',
+    'kept': 'usable',
+    'examples': 'to train on',
+    'cut_response': 'responses cut to max_length',
+    'no_response_left': 'with nothing but a prompt within max_length',
+    'identical_tokens': 'pairs alike within max_length',
+    'shortened_prompt': 'prompts shortened to max_prompt_length',
+    'duplicate_prompt': 'prompts that were there before',
+    'contradictory_safety': 'contradictions of safety labels',
+    'identical_responses': 'pairs of one response',
+    'bad_field': 'with a field missing or of another type',
+    'empty_text': 'with an empty text',
+    'not_json': 'not JSON',
+    'not_an_object': 'no JSON objects',
+    'not_utf8': 'not UTF-8',
+    'longest': 'tokens in the longest',
+}
+# Of these there should be few.
+LOST = ('cut_response', 'no_response_left', 'identical_tokens', 'shortened_prompt')
+
+
+def prepare_world(config: ml_collections.ConfigDict) -> None:
+    """Writes the built-in world of this run, where the config asks for it."""
+    if config.data.world and jax.process_index() == 0:
+        world.write(os.path.join(config.run, 'world'), config.seed)
+
+
+def files(config: ml_collections.ConfigDict, name: str) -> list[pathlib.Path]:
+    """The files that config.data.<name> lists, separated by commas.
+
+    Raises:
+      inputs.InputError: There are none, or one cannot be read.
+    """
+    found = [part.strip() for part in config.data[name].split(',') if part.strip()]
+    if not found:
+        raise inputs.InputError(
+            f'config.data.{name} is empty; name one or more jsonl files, '
+            f'--config.data.{name}=a.jsonl,b.jsonl'
+        )
+    try:
+        return [rows_lib.check_file(path) for path in found]
+    except rows_lib.DataError as error:
+        raise inputs.InputError(f'config.data.{name}: {error}') from error
+
+
+def check_files(config: ml_collections.ConfigDict, names: Sequence[str]) -> None:
+    """Refuses uses of rows, such as 'sft', without files that can be read."""
+    for name in names:
+        files(config, name)
+        if config.data[f'{name}_test']:
+            files(config, f'{name}_test')
+
+
+def test_prompts(config: ml_collections.ConfigDict) -> list[sources.Prompt]:
+    """Prompts of config.data.prompts_test, or those held out of config.data.prompts.
+
+    Raises:
+      inputs.InputError: There are none.
+    """
+    data = config.data
+    read = functools.partial(sources.prompts, on_bad_row=data.on_bad_row)
+    if data.prompts_test or not data.prompts:
+        return read(files(config, 'prompts_test'))
+    _, test = _held_out(read(files(config, 'prompts')), config, 'prompts')
+    if not test:
+        raise inputs.InputError(
+            'config.data.prompts_test is empty and config.data.test_share=0; name '
+            'prompts to evaluate on, or hold out a share.'
+        )
+    return test
+
+
+def train_and_test(
+    read: Callable[..., list[Any]],
+    config: ml_collections.ConfigDict,
+    name: str,
+    counts: Counter,
+) -> tuple[list[Any], list[Any]]:
+    """Rows of config.data.<name>, and of <name>_test or a share held out by prompt.
+
+    Args:
+      read: (paths, counts=…) to records.
+      config: Of the stage.
+      name: The use of the rows, such as 'sft'.
+      counts: Gets what became of the rows to train on.
+    """
+    train = read(files(config, name), counts=counts)
+    if config.data[f'{name}_test']:
+        return train, read(files(config, f'{name}_test'), counts=Counter())
+    return _held_out(train, config, name)
+
+
+def _held_out(
+    records: list[Any], config: ml_collections.ConfigDict, name: str
+) -> tuple[list[Any], list[Any]]:
+    try:
+        return sources.held_out(records, config.data.test_share, config.seed)
+    except sources.DataError as error:
+        raise inputs.InputError(
+            f'config.data.{name}: config.data.{error} Or name a file to test on, '
+            f'--config.data.{name}_test.'
+        ) from error
+
+
+def log_counts(
+    config: ml_collections.ConfigDict, counts: Counter, batch: str, length: str
+) -> dict[str, int]:
+    """Says what became of the rows, and warns of what looks like a mistake.
+
+    Args:
+      config: Of the stage.
+      counts: Under the keys of COUNTED.
+      batch: The key of the rows of a batch, such as 'batch_size'.
+      length: The key of the length that rows are padded to, such as 'max_length'.
+
+    Returns:
+      The counts that are not 0.
+    """
+    keys = sorted((key for key in counts if counts[key]), key=list(COUNTED).index)
+    told = ', '.join(f'{counts[key]:,} {COUNTED[key]}' for key in keys)
+    log.info('%s: data: %s', config.stage, told)
+    values, rows = config_lib.flatten(config), counts['examples']
+    if rows < values[batch]:
+        log.warning(
+            '%s: config.%s=%d is more than the %d rows to train on: a batch holds some '
+            'of them more than once.',
+            *(config.stage, batch, values[batch], rows),
+        )
+    if values[length] >= 2 * counts['longest']:
+        log.info(
+            '%s: every row is padded to config.%s=%d; %d are enough, and take less '
+            'time.',
+            *(config.stage, length, values[length], counts['longest']),
+        )
+    for key in LOST:
+        if 2 * counts[key] > rows:
+            log.warning(
+                '%s: %d %s, of %d rows: is the limit too low?',
+                *(config.stage, counts[key], COUNTED[key], rows),
+            )
+    return {key: counts[key] for key in keys}
