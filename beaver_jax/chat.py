@@ -11,6 +11,7 @@ Commands: /reset forgets the conversation, /regenerate answers anew, /help, /qui
 import argparse
 from collections.abc import Callable, Iterator
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -174,6 +175,10 @@ def converse(
         if line == '/regenerate' and turns:
             turns.pop()
         elif line.startswith('/'):
+            if line == '/regenerate':
+                write('There is no answer yet. ')
+            elif line != '/help':
+                write(f'{line} is no command. ')
             write(HELP + '\n')
             continue
         elif line:
@@ -183,6 +188,9 @@ def converse(
         ids = tokenizer_lib.encode_prompt(
             talker.tokenizer, tuple(turns), max_length=talker.context
         )
+        whole = tokenizer_lib.encode_turns(talker.tokenizer, turns)
+        if sum(map(len, whole)) > len(ids):
+            write(f'(Cut to {talker.context} tokens; /reset begins anew.)\n')
         write('ASSISTANT: ')
         turns.append(print_stream(talker, ids, write, raw=False))
 
@@ -230,9 +238,15 @@ def _talk(talker: Talker, arguments: argparse.Namespace) -> None:
     def write(text):
         print(text, end='', flush=True)
 
+    def read(prompt):
+        line = input(prompt)
+        if not sys.stdin.isatty():  # what is read from a pipe shows nowhere else
+            write(line + '\n')
+        return line
+
     if arguments.prompt is None:
         write(HELP + '\n')
-        converse(talker, input, write)
+        converse(talker, read, write)
     elif arguments.raw:
         ids = talker.tokenizer(arguments.prompt)['input_ids']
         if len(ids) > talker.context:

@@ -25,6 +25,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from beaver_jax import meanings
+
 USAGE = '--config=FILE[:PRESET][,KEY=VALUE...] [--config.KEY=VALUE ...] [--help]'
 FOLDER = pathlib.Path('configs')  # where a mistyped file name is looked for
 
@@ -122,7 +124,7 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 
 def describe(path: str, overrides: Mapping[str, str] | None = None) -> str:
-    """A config file's help: its docstring, and every key with its value.
+    """A config file's help: its docstring, and every key, its value and its meaning.
 
     Args:
       path: As in `load`.
@@ -134,8 +136,11 @@ def describe(path: str, overrides: Mapping[str, str] | None = None) -> str:
     Raises:
       ConfigError: As in `load`.
     """
-    values = flatten(load(path, overrides)).items()
-    keys = (f'  --config.{key}={shlex.quote(_write(value))}' for key, value in values)
+    keys = []
+    for key, value in flatten(load(path, overrides)).items():
+        option = f'  --config.{key}={shlex.quote(_write(value))}'
+        meaning = meanings.of(key)
+        keys.append(f'{option:<44}  # {meaning}' if meaning else option)
     text = _import(_split(path)[0]).__doc__ or path
     return '\n'.join(
         [text.strip(), '', f'Usage: {USAGE}', '', f'Keys of {path}:', *keys]

@@ -48,7 +48,8 @@ def make_mesh(
     if len(free) > 1 or count % fixed or (not free and fixed != count):
         raise ValueError(
             f'config.mesh={sizes} does not fit {count} devices: the product of the '
-            f'sizes must be {count}; one of them may be -1.'
+            f'sizes must be {count}, and one of them may be -1 (data is, unless it is '
+            'set: --config.mesh.data=1 beside --config.mesh.fsdp=-1).'
         )
     for axis in free:
         sizes[axis] = count // fixed

@@ -67,10 +67,11 @@ class Progress:
           console: Where to print; standard output when None.
           enabled: False prints nothing, as in every process but the first.
         """
-        self._stage, self._total, self._start = stage, total, start
+        self._stage, self._total = stage, total
         self._every, self._enabled = every, enabled
         self._console = console or rich.console.Console()
-        self._begun = time.monotonic()
+        # The first step compiles: what is left is judged by those after it.
+        self._first: tuple[int, float] | None = None
         self._printed = -math.inf
         self._bar: rich.progress.Progress | None = None
         if enabled and self._console.is_terminal:
@@ -111,14 +112,17 @@ class Progress:
 
     def _line(self, step: int, note: str) -> None:
         now = time.monotonic()
+        first_step, first_time = self._first = self._first or (step, now)
         if now - self._printed < self._every and step < self._total:
             return
         self._printed = now
-        done = max(step - self._start, 1)
-        left = round((now - self._begun) / done * (self._total - step))
+        parts = [f'{self._stage} {step}/{self._total}', note]
+        if step > first_step:
+            pace = (now - first_time) / (step - first_step)
+            left = round(pace * (self._total - step))
+            parts.append(f'{left // 60}:{left % 60:02} left')
         self._console.print(
-            f'{self._stage} {step}/{self._total} · {note} · '
-            f'{left // 60}:{left % 60:02} left',
+            ' · '.join(parts),
             highlight=False,
             markup=False,
             soft_wrap=True,

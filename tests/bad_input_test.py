@@ -145,7 +145,7 @@ POLICY = [
         {'mesh.fsdp': 3},
         'config.mesh.fsdp=3 does not divide 8 devices; use 1, 2, 4 or 8.',
     ),
-    ({'mesh.data': 4}, 'the product of the sizes must be 8; one of them may be -1.'),
+    ({'mesh.data': 4}, 'the product of the sizes must be 8, and one of'),
     (
         {'rollout.prompts': 10},
         'config.rollout.prompts=10 is not a multiple of data×fsdp=4 of the mesh; use 8 '

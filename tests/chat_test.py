@@ -171,10 +171,17 @@ def test_a_sampled_answer_differs_when_it_is_made_anew(model):
     assert first != second
 
 
-@pytest.mark.parametrize('line', ['/help', '/unknown', '/regenerate'])
-def test_commands_without_an_answer(talker, line):
+@pytest.mark.parametrize(
+    'line, told',
+    [
+        ('/help', ''),
+        ('/unknown', '/unknown is no command. '),
+        ('/regenerate', 'There is no answer yet. '),
+    ],
+)
+def test_commands_without_an_answer(talker, line, told):
     written, seen = converse(talker, line)
-    assert written == chat.HELP + '\n' + '\n'  # and the end of the input
+    assert written == told + chat.HELP + '\n' + '\n'  # and the end of the input
     assert not seen
 
 
@@ -192,8 +199,14 @@ def test_a_long_conversation_is_shortened_to_the_context(talker):
 
     lines = iter(['a question'] * 4 + ['word ' * 300, '/quit'])
     listener: Any = Counter()
-    chat.converse(listener, lambda _: next(lines), lambda _: None)
+    written: list[str] = []
+    chat.converse(listener, lambda _: next(lines), written.append)
     assert len(lengths) == 5
+    told = [
+        i for i, text in enumerate(written) if text.startswith('(Cut to 116 tokens')
+    ]
+    # Each before its answer, the first question's not among them.
+    assert told and told[0] > 0 and written[told[-1] + 1] == 'ASSISTANT: '
     assert max(lengths) <= 116
     assert lengths[0] < lengths[1]
 

@@ -225,7 +225,15 @@ def test_help_shows_the_docstring_and_keys_that_can_be_pasted(capsys):
     assert caught.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == 'Teaches a policy.'
-    keys = [line.strip() for line in lines if line.startswith('  --config.')]
+    keys = [
+        line.partition('  # ')[0].strip()
+        for line in lines
+        if line.startswith('  --config.')
+    ]
+    assert any(
+        line.endswith('# of data order, sampling and fresh parameters')
+        for line in lines
+    )
     assert '--config.seed=5' in keys
     assert '--config.actor.optimizer.betas=0.9,0.95' in keys
     # Pasted back, they change nothing.

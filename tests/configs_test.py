@@ -14,6 +14,7 @@ import pytest
 
 from beaver_jax import config as config_lib
 from beaver_jax import evaluate
+from beaver_jax import meanings
 from beaver_jax import optim
 from beaver_jax import sharding
 from beaver_jax import stages
@@ -66,6 +67,12 @@ def test_the_default_is_tiny_and_a_wrong_preset_is_named(name):
     assert config_lib.load(path(name)) == load(name, 'tiny')
     with pytest.raises(config_lib.ConfigError, match='did you mean llama-7b'):
         load(name, 'llama7b')
+
+
+@pytest.mark.parametrize('name', [file.stem for file in FILES])
+def test_every_key_has_a_meaning(name):
+    keys = config_lib.flatten(load(name, 'tiny'))
+    assert [key for key in keys if not meanings.of(key)] == []
 
 
 @pytest.mark.parametrize('name', [file.stem for file in FILES])

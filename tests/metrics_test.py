@@ -221,9 +221,13 @@ def console(terminal, width=160):
     )
 
 
-def test_progress_prints_lines_where_there_is_no_terminal():
+def test_progress_prints_lines_where_there_is_no_terminal(monkeypatch):
+    # The first step compiled for a minute; then 49 steps took 98 s, 2 s each.
+    clock = iter([60.0, 158.0])
+    monkeypatch.setattr(terminal.time, 'monotonic', lambda: next(clock))
     out = console(terminal=False)
     with terminal.Progress('ppo', 100, every=0, console=out) as progress:
+        progress.update(1, {'reward': 0.5})
         progress.update(
             50,
             {'reward': 1.25},
@@ -235,8 +239,9 @@ def test_progress_prints_lines_where_there_is_no_terminal():
             },
         )
     assert out.file.getvalue() == (
+        'ppo 1/100 · reward 0.500\n'
         'ppo 50/100 · reward 1.250 · 12,346 tokens/s · '
-        '1.00 s/step (rollout 0.75, update 0.25) · 0:00 left\n'
+        '1.00 s/step (rollout 0.75, update 0.25) · 1:40 left\n'
     )
 
 

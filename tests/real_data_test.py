@@ -116,7 +116,19 @@ def test_a_chain_that_lacks_rows_for_its_last_input_is_refused_at_once(
 ):
     command = real.arguments(shared_data, tmp_path)
     line = micro.error(train.main, [*command, '--config.data.cost_pairs='])
+    run = tmp_path / 'run'
     assert 'config.data.cost_pairs is empty' in line
+    assert f'(ppo_lag needs {run}/cost, which is not trained yet, and so cost' in line
+    assert '--config.costs.harm.init=DIRECTORY' in line
+    assert not run.exists()
+
+
+def test_a_bad_row_of_its_last_input_is_found_at_once(shared_data, tmp_path):
+    file = micro.write_rows(tmp_path / 'pairs.jsonl', [{'prompt': 'one'}])
+    command = real.arguments(shared_data, tmp_path)
+    changes = ['--config.data.on_bad_row=error', f'--config.data.cost_pairs={file}']
+    line = micro.error(train.main, [*command, *changes])
+    assert f"{file}:1: there is no field 'response_0'" in line
     assert not (tmp_path / 'run').exists()
 
 

@@ -12,7 +12,8 @@ PACKAGE = 'beaver_jax'
 # The first name after `beaver_jax.` and the number of its room.
 ROOMS = {
     'types': 0,
-    'config': 0,
+    'meanings': 0,
+    'config': 1,
     'fragments': 0,
     'compilation': 1,
     'terminal': 1,

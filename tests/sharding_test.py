@@ -63,7 +63,7 @@ def test_axes_are_automatic():
         (
             (2, 2, 1),
             "config.mesh={'data': 2, 'fsdp': 2, 'tensor': 1} does not fit 8 devices: "
-            'the product of the sizes must be 8; one of them may be -1.',
+            'the product of the sizes must be 8, and one of them may be -1 (data is, ',
         ),
         ((4, 4, 1), 'does not fit 8 devices'),
         ((-1, -1, 1), 'one of them may be -1'),

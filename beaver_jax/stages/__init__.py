@@ -107,19 +107,46 @@ def check(wanted: Sequence[ml_collections.ConfigDict], mesh: Mesh) -> None:
     for config in wanted:
         if directories.check(config):
             continue
-        inputs.check_loop(config)
-        CHECKS[config.stage](config, mesh)
-        if not config.data.world:
-            records.check_files(config, READS[config.stage])
-            if config.stage in REINFORCED:
-                if config.ppo.ptx_coeff > 0:
-                    records.check_files(config, ('sft',))
-                records.test_prompts(config)  # the evaluation's, at the very end
-            if config is not wanted[0]:  # that one's are read at once
+        try:
+            _check(config, mesh, made)
+            # Those of the first stage are read at once.
+            if config is not wanted[0] and not config.data.world:
                 ROWS[config.stage](config, Counter())
-        for name, path in _inits(config):
-            if pathlib.Path(path) not in made:
-                inputs.model_directory(name, path)
+        except ValueError as error:
+            if config is wanted[-1]:
+                raise
+            raise inputs.InputError(f'{error} {_why(config, wanted)}') from error
+
+
+def _check(
+    config: ml_collections.ConfigDict, mesh: Mesh, made: Sequence[pathlib.Path]
+) -> None:
+    inputs.check_loop(config)
+    CHECKS[config.stage](config, mesh)
+    if not config.data.world:
+        records.check_files(config, READS[config.stage])
+        if config.stage in REINFORCED:
+            if config.ppo.ptx_coeff > 0:
+                records.check_files(config, ('sft',))
+            records.test_prompts(config)  # the evaluation's, at the very end
+    for name, path in _inits(config):
+        if pathlib.Path(path) not in made:
+            inputs.model_directory(name, path)
+
+
+def _why(config: ml_collections.ConfigDict, wanted: Sequence[Any]) -> str:
+    """Why a stage that was not asked for is to be trained, and how to do without."""
+    made = directories.directory(config)
+    user, key = next(
+        (other.stage, name)
+        for other in reversed(wanted)
+        for name, path in _inits(other)
+        if pathlib.Path(path) == made
+    )
+    return (
+        f'({user} needs {made}, which is not trained yet, and so {config.stage} comes '
+        f'first; to do without name a model that you have, --config.{key}=DIRECTORY.)'
+    )
 
 
 def sibling(

@@ -1,0 +1,126 @@
+"""What the keys of the configs mean, for `--help`: a line each, by regular expression.
+
+Reasons and sources of values stand beside the defaults, in `fragments.py` and in the
+config files.
+"""
+
+import re
+
+_MODEL = r'(model|actor|reference|reward|critic|policy|costs\..+)'
+_OPTIMIZER = r'(\w*_)?optimizer'
+
+# The first expression that matches a whole key tells what it is.
+MEANINGS = (
+    ('stage', 'what is trained or done; the file decides'),
+    ('preset', 'the preset that these values are from'),
+    ('run', 'directory of the run; its stages are directories in it'),
+    ('base', "model directory that the run's SFT starts from; empty: a fresh model"),
+    ('seed', 'of data order, sampling and fresh parameters'),
+    ('if_exists', 'directory begun by another config: refuse, resume or overwrite'),
+    ('max_bad_steps', 'non-finite updates in a row that end the run'),
+    # Machines and logs.
+    (r'mesh\.data', 'replicas that see different rows; -1: all devices that are left'),
+    (r'mesh\.fsdp', 'shards of parameters, which see different rows too'),
+    (r'mesh\.tensor', 'shards of single matmuls'),
+    (r'log\.every', 'steps between rows of metrics.jsonl'),
+    (r'log\.tensorboard', 'write TensorBoard events too'),
+    (r'log\.wandb', 'Weights & Biases project; none: off'),
+    (r'checkpoint\.every', 'steps between checkpoints'),
+    (r'checkpoint\.keep', 'newest checkpoints that are kept'),
+    # Rows.
+    (r'data\.world', 'generate the built-in world and use it'),
+    (r'data\.sft', 'files of supervised rows, comma-separated'),
+    (r'data\.reward_pairs', 'files of pairs with better_response_id'),
+    (r'data\.cost_pairs', 'files of pairs with safer_response_id and safety labels'),
+    (r'data\.prompts', 'files of prompts to answer'),
+    (r'data\.\w+_test', 'held-out files of that use; empty: a share of its prompts'),
+    (r'data\.test_share', 'share of prompts held out where no test file is named'),
+    (r'data\.on_bad_row', 'a row that cannot be used: drop or error'),
+    (
+        r'data\.contradictions',
+        'a pair whose safer response alone is unsafe: drop, keep_ranking or error',
+    ),
+    # Models.
+    (rf'{_MODEL}\.init', 'directory of a stage or a Hugging Face model'),
+    (
+        rf'{_MODEL}\.dtype',
+        'of the computation, and of frozen parameters: float32 or bfloat16',
+    ),
+    (rf'{_MODEL}\.remat', 'recomputed in the backward pass: none, dots or full'),
+    (rf'{_MODEL}\.lora\.rank', 'of adapters, which alone learn; 0: all parameters do'),
+    (rf'{_MODEL}\.lora\.alpha', 'adapters count alpha / rank'),
+    (rf'{_MODEL}\.lora\.targets', 'linear maps with adapters, a regular expression'),
+    (rf'{_MODEL}\.lora\.rslora', 'adapters count alpha / √rank'),
+    (r'model\.tokenizer', 'tokenizer directory of a fresh model'),
+    (r'model\.scratch\..+', 'size of a fresh model'),
+    (r'model\.head\.score_dim', 'scores of a sequence'),
+    (r'model\.head\.score_bias', 'the head has a bias'),
+    (r'model\.head\.normalize', 'scores are used normalized'),
+    (r'model\.head\.normalizer_type', 'RunningMeanStd or ExponentialMovingAverage'),
+    (r'model\.head\.momentum', 'of ExponentialMovingAverage'),
+    (r'(reward|costs\..+)\.normalize', "scores go through the model's normalizer"),
+    (r'(reward|costs\..+)\.output', "which output of the model's head"),
+    (r'costs\..+\.threshold', 'd: the mean cost is held below it; none: no constraint'),
+    (r'costs\..+\.multiplier_init', 'λ at the start'),
+    (r'costs\..+\.shaping', 'fixed weight subtracted from the reward; none: off'),
+    # Supervised stages.
+    ('max_length', 'tokens of a row, prompt and response'),
+    ('batch_size', 'rows of a step, over all devices'),
+    ('parts', 'backward passes of an update; more need less memory'),
+    ('epochs', 'passes over the rows'),
+    ('steps', 'if above 0, steps instead of epochs'),
+    (r'loss\.loss_type', 'sequence-wise or token-wise'),
+    (r'loss\.regularization', 'ρ: weight of the mean squared score'),
+    (r'loss\.normalize', 'the loss sees normalized scores'),
+    # Optimizers.
+    (rf'{_OPTIMIZER}\.learning_rate', 'at its peak'),
+    (rf'{_OPTIMIZER}\.schedule', 'cosine or constant'),
+    (rf'{_OPTIMIZER}\.warmup_ratio', 'share of the steps with a rising rate'),
+    (rf'{_OPTIMIZER}\.weight_decay', 'of AdamW'),
+    (rf'{_OPTIMIZER}\.(b1|b2|eps)', 'of AdamW'),
+    (rf'{_OPTIMIZER}\.clip_norm', 'largest norm of the gradients; inf: not clipped'),
+    # Reinforcement learning.
+    ('max_prompt_length', 'tokens of a prompt; longer ones are shortened inside'),
+    ('max_response_length', 'tokens of a response'),
+    ('iterations', 'rounds of sampling, scoring and learning'),
+    (r'rollout\.prompts', 'prompts of an iteration'),
+    (r'rollout\.samples_per_prompt', 'responses to each prompt'),
+    (r'rollout\.temperature', 'of sampling and of the log-probabilities'),
+    (
+        r'rollout\.chunks',
+        'the samples are scored in so many parts; more need less memory',
+    ),
+    (r'ppo\.kl_coeff', 'κ: weight of the KL penalty'),
+    (r'ppo\.clip_ratio', "ε of PPO's ratio"),
+    (r'ppo\.clip_score', 'largest reward of a token'),
+    (r'ppo\.clip_value', "ε of the critics' values"),
+    (r'ppo\.gamma', 'discount of later rewards'),
+    (r'ppo\.gae_lambda', 'of generalized advantage estimation'),
+    (r'ppo\.ptx_coeff', 'weight of the supervised loss beside'),
+    (r'ppo\.epochs', 'passes over the samples of an iteration'),
+    (r'ppo\.minibatches', 'updates of a pass'),
+    (r'ppo\.parts', 'backward passes of an update; more need less memory'),
+    (r'ppo\.truncation', 'a response cut by length: terminal or bootstrap'),
+    (r'ppo\.per_token_mean', 'one mean over all tokens, not of row means'),
+    (
+        r'multiplier\.form',
+        'projected ascent, or log space as in the paper: projected, log',
+    ),
+    (r'multiplier\.learning_rate', 'η of λ'),
+    (r'multiplier\.max', 'upper bound of λ; inf: none'),
+    (r'multiplier\.delay', 'iterations before λ moves'),
+    (r'multiplier\.window', 'episode costs whose mean is compared with the threshold'),
+    # Evaluation.
+    ('models', "policies, NAME=DIRECTORY,…; empty: the run's finished ones"),
+    ('baseline', 'the policy that the others are compared with'),
+    (r'sampler\.temperature', '0 is greedy'),
+    (r'sampler\.top_k', 'sample of so many likeliest tokens; 0: of all'),
+    (r'sampler\.top_p', 'sample of the likeliest tokens of this probability'),
+    (r'sampler\.repetition_penalty', 'above 1 for fewer repetitions'),
+)
+
+
+def of(key: str) -> str:
+    """What a dotted key means; '' of one that only its own config knows."""
+    found = (text for pattern, text in MEANINGS if re.fullmatch(pattern, key))
+    return next(found, '')
