@@ -95,7 +95,7 @@ class Weights:
           CheckpointError: No weights, weights only in pickle, missing or broken files.
         """
         self._tensors: dict[str, _Stored] = {}
-        for path in _weight_files(pathlib.Path(directory)):
+        for path in weight_files(pathlib.Path(directory)):
             try:
                 with safetensors.safe_open(path, framework='np') as file:
                     for name in file.keys():  # noqa: SIM118  it is no mapping
@@ -133,7 +133,12 @@ class Weights:
             return file.get_slice(tensor.name)[index or ...]
 
 
-def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The safetensors files of a model directory.
+
+    Raises:
+      CheckpointError: None, only weights in pickle, a missing file, a broken index.
+    """
     paths = [directory / WEIGHTS]
     if (directory / INDEX).is_file():
         try:
