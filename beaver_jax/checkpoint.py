@@ -4,11 +4,13 @@ Saving is asynchronous and atomic: a checkpoint has its final name only once it 
 complete, so a run killed at any moment finds whole checkpoints only.
 """
 
+from collections.abc import Mapping
 import contextlib
 import logging
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
+from flax import traverse_util
 import jax
 from orbax.checkpoint.experimental import v1 as ocp
 
@@ -22,12 +24,20 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one stage: saved by step, the last few kept."""
 
-    def __init__(self, directory: pathlib.Path, *, keep: int):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep: int,
+        bases: Mapping[str, str] | None = None,
+    ):
         """Opens a directory, made if it does not exist.
 
         Args:
           directory: Of the stage's checkpoints.
           keep: How many of the newest stay.
+          bases: Fingerprints, by config key, of the models that the state's adapters
+            stand on, which are not a part of the state.
 
         Raises:
           CheckpointError: The directory cannot be written.
@@ -35,6 +45,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f'config.checkpoint.keep={keep}; must be at least 1.')
         self._directory = directory.resolve()
+        self._bases = dict(bases or {})
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
@@ -78,7 +89,9 @@ class Checkpoints:
         self.wait()
         try:
             self._pending = self._checkpointer.save_async(
-                step, state, custom_metadata={'position': position}
+                step,
+                state,
+                custom_metadata={'position': position, 'bases': self._bases},
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -120,43 +133,123 @@ class Checkpoints:
           (step, state, data position), or None where there is no checkpoint.
 
         Raises:
-          CheckpointError: The checkpoint's arrays are not those of this run.
+          CheckpointError: The checkpoint's arrays are not those of this run, or its
+            adapters have learnt on another base.
         """
         steps = self.steps()
         if not steps:
             return None
         step = steps[-1]
         saved = self._checkpointer.metadata(step)
-        self._check_fits(step, saved.metadata, abstract_state)
-        state = self._checkpointer.load(step, abstract_state)
-        return step, state, saved.custom_metadata['position']
-
-    def _check_fits(self, step: int, saved: Any, abstract_state: Any) -> None:
-        """Compares names and shapes, as Orbax would say less of what differs."""
-        have = _shapes(saved)
-        want = _shapes(abstract_state)
-        missing = sorted(want.keys() - have.keys())
-        left_over = sorted(have.keys() - want.keys())
-        shapes = [
-            f'{name} is {have[name]}, not {want[name]}'
-            for name in sorted(want.keys() & have.keys())
-            if have[name] != want[name]
-        ]
-        problems = [
-            f'{what}: {", ".join(found[:6])}{" …" if found[6:] else ""}'
-            for what, found in (
-                ('missing', missing),
-                ('left over', left_over),
-                ('wrong shape', shapes),
-            )
-            if found
-        ]
+        problems = _differences(_shapes(abstract_state), _shapes(saved.metadata))
         if problems:
             raise CheckpointError(
                 f'{self._directory}: the checkpoint of step {step} is of another '
-                f'architecture or optimizer; {"; ".join(problems)}. Use another '
-                'config.run, or config.if_exists=overwrite.'
+                f'architecture or optimizer; {problems}. Use another config.run, or '
+                'config.if_exists=overwrite.'
             )
+        check_bases(saved.custom_metadata.get('bases', {}), self._bases)
+        state = self._checkpointer.load(step, abstract_state)
+        return step, state, saved.custom_metadata['position']
+
+
+def check_bases(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Compares fingerprints of the models that adapters stand on, by config key.
+
+    Raises:
+      CheckpointError: A model has other weights now.
+    """
+    changed = [name for name in now if then.get(name, now[name]) != now[name]]
+    if changed:
+        names = ' and '.join(f'config.{name}' for name in changed)
+        raise CheckpointError(
+            f'the weights of {names} are not those that the adapters of the checkpoint '
+            'have learnt on. Put those weights back, or start anew with another '
+            'config.run or config.if_exists=overwrite.'
+        )
+
+
+class Part(NamedTuple):
+    """What was read of a checkpoint."""
+
+    step: int
+    trees: dict[str, Any]
+    bases: dict[str, str]  # as given to `Checkpoints`
+
+
+def read(
+    directory: pathlib.Path, abstract: Mapping[str, Any], step: int | None = None
+) -> Part:
+    """Reads parts of a checkpoint, and leaves everything as it is.
+
+    A run may go on saving meanwhile.
+
+    Args:
+      directory: Of a stage's checkpoints.
+      abstract: Shapes, types and shardings of trees, by their place in the state, such
+        as 'actor/params'. Values are cast to these types.
+      step: Of the checkpoint; None for the newest.
+
+    Raises:
+      CheckpointError: There is no such checkpoint, or its arrays have other names or
+        shapes.
+    """
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    if not directory.is_dir():
+        raise CheckpointError(f'{directory}: no checkpoints there.')
+    with ocp.training.Checkpointer(directory.resolve(), context=context) as opened:
+        steps = sorted(metadata.step for metadata in opened.checkpoints)
+        if not steps:
+            raise CheckpointError(f'{directory}: no whole checkpoint there.')
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise CheckpointError(
+                f'{directory}: no checkpoint of step {step}; there are '
+                f'{", ".join(map(str, steps))}.'
+            )
+        saved = opened.metadata(step)
+        have = _shapes(saved.metadata)
+        for place, tree in abstract.items():
+            prefix = f'{place}/'
+            problems = _differences(
+                {f'{prefix}{name}': shape for name, shape in _shapes(tree).items()},
+                {name: have[name] for name in have if name.startswith(prefix)},
+            )
+            if problems:
+                raise CheckpointError(
+                    f'{directory}: the checkpoint of step {step} is of another model '
+                    f'than config.json says; {problems}.'
+                )
+        whole = opened.load(step, traverse_util.unflatten_dict(dict(abstract), sep='/'))
+    trees = {place: _at(whole, place) for place in abstract}
+    return Part(step, trees, dict(saved.custom_metadata.get('bases', {})))
+
+
+def _at(tree: Any, place: str) -> Any:
+    for name in place.split('/'):
+        tree = tree[name]
+    return tree
+
+
+def _differences(
+    want: Mapping[str, tuple[int, ...]], have: Mapping[str, tuple[int, ...]]
+) -> str:
+    """Compares names and shapes, as Orbax would say less of what differs."""
+    shapes = [
+        f'{name} is {have[name]}, not {want[name]}'
+        for name in sorted(want.keys() & have.keys())
+        if have[name] != want[name]
+    ]
+    return '; '.join(
+        f'{what}: {", ".join(found[:6])}{" …" if found[6:] else ""}'
+        for what, found in (
+            ('missing', sorted(want.keys() - have.keys())),
+            ('left over', sorted(have.keys() - want.keys())),
+            ('wrong shape', shapes),
+        )
+        if found
+    )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -116,7 +116,9 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
     with (
         compilation.Counter() as compiled,
         checkpoint.Checkpoints(
-            directory / directories.CHECKPOINTS, keep=config.checkpoint.keep
+            directory / directories.CHECKPOINTS,
+            keep=config.checkpoint.keep,
+            bases=stage.bases,
         ) as checkpoints,
     ):
         # ---- Resume ---------------------------------------------------------------

@@ -192,3 +192,61 @@ def test_a_directory_that_cannot_be_made(tmp_path):
 def test_none_may_be_kept(tmp_path):
     with pytest.raises(ValueError, match=r'config\.checkpoint\.keep=0; must be'):
         opened(tmp_path, keep=0)
+
+
+def test_parts_are_read_while_a_run_goes_on(tmp_path):
+    state = make()
+    where = tmp_path / 'checkpoints'
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make(), {})
+        checkpoints.save(2, state, {})
+        checkpoints.wait()
+        half = where / '3.orbax-checkpoint-tmp'
+        half.mkdir()
+        wanted = {'params': abstract(state).params}
+        found = checkpoint.read(where, wanted)
+        assert half.exists()
+        assert (found.step, found.bases, found.trees.keys()) == (2, {}, {'params'})
+        assert bits(found.trees['params']) == bits(state.params)
+        assert checkpoint.read(where, wanted, 1).step == 1
+        with pytest.raises(checkpoint.CheckpointError) as caught:
+            checkpoint.read(where, wanted, 7)
+    assert str(caught.value) == f'{where}: no checkpoint of step 7; there are 1, 2.'
+
+
+def test_parts_that_are_not_there(tmp_path):
+    where = tmp_path / 'checkpoints'
+    with pytest.raises(checkpoint.CheckpointError, match=r'no checkpoints there\.'):
+        checkpoint.read(where, {})
+    assert not where.exists()
+    with opened(tmp_path) as checkpoints:
+        with pytest.raises(checkpoint.CheckpointError, match='no whole checkpoint'):
+            checkpoint.read(where, {})
+        checkpoints.save(1, make(), {})
+    wider = abstract(make(width=3)).params
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.read(where, {'params': wider | {'bias': wider['kernel']}})
+    message = str(caught.value)
+    assert 'missing: params/bias; wrong shape: params/kernel is (8, 4), not' in message
+    with pytest.raises(checkpoint.CheckpointError, match='left over: params/kernel'):
+        checkpoint.read(where, {'params': {}})
+
+
+def test_adapters_remember_their_base(tmp_path):
+    state = make()
+
+    def over(bases):
+        return checkpoint.Checkpoints(tmp_path / 'c', keep=2, bases=bases)
+
+    with over({'actor.init': 'a', 'reward.init': 'r'}) as checkpoints:
+        checkpoints.save(1, state, {})
+    wanted = {'params': abstract(state).params}
+    found = checkpoint.read(tmp_path / 'c', wanted)
+    assert found.bases == {'actor.init': 'a', 'reward.init': 'r'}
+    with over({'actor.init': 'a', 'reward.init': 'r'}) as checkpoints:
+        assert checkpoints.restore(abstract(state)) is not None
+    with (
+        over({'actor.init': 'a', 'reward.init': 'other'}) as checkpoints,
+        pytest.raises(checkpoint.CheckpointError, match=r'of config\.reward\.init are'),
+    ):
+        checkpoints.restore(abstract(state))

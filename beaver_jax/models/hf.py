@@ -141,7 +141,7 @@ def entries(
                 transposed=kind == 'kernel' and not (family.conv1d and stacked),
                 part=parts.index(module),
                 parts=len(parts),
-                groups=config.num_heads if family.fused == 'heads' else 1,
+                groups=family.groups(config.num_heads),
             )
         )
     return found
@@ -158,6 +158,29 @@ def abstract_params(model: Any) -> Params:
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     return jax.eval_shape(model.init, jax.random.key(0), tokens, mask)['params']
+
+
+def causal_lm(directory: Path, **changes: Any) -> transformer.CausalLM:
+    """The language model of a directory, without its parameters.
+
+    Args and errors: see `load_causal_lm`.
+    """
+    hf = read_hf_config(directory)
+    if is_score_model(hf):
+        raise CheckpointError(
+            f'{directory}: a score model ({hf["architectures"][0]}), not a causal LM; '
+            'name a language model here.'
+        )
+    return transformer.CausalLM(backbone_config(directory, **changes))
+
+
+def backbone_config(directory: Path, **changes: Any) -> config_lib.TransformerConfig:
+    """The decoder of a directory's model, of either kind.
+
+    Args and errors: see `load_causal_lm`.
+    """
+    config = _translate(directory, read_hf_config(directory), decoder_config)
+    return dataclasses.replace(config, **changes)
 
 
 def load_causal_lm(
@@ -179,15 +202,8 @@ def load_causal_lm(
       CheckpointError: See `read_hf_config` and `weights.load`; a field of config.json
         that is missing, or has a value that the decoder does not know; a score model.
     """
-    hf = read_hf_config(directory)
-    if is_score_model(hf):
-        raise CheckpointError(
-            f'{directory}: a score model ({hf["architectures"][0]}), not a causal LM; '
-            'name a language model here.'
-        )
-    config = dataclasses.replace(_translate(directory, hf, decoder_config), **changes)
-    model = transformer.CausalLM(config)
-    abstract = abstract_params(model)
+    model = causal_lm(directory, **changes)
+    config, abstract = model.config, abstract_params(model)
     params, _ = weights_lib.load(
         directory,
         entries(config, abstract),
@@ -273,8 +289,7 @@ def load_backbone(
 
     Args and errors: see `load_causal_lm`; a score model's decoder is loaded as well.
     """
-    hf = read_hf_config(directory)
-    config = dataclasses.replace(_translate(directory, hf, decoder_config), **changes)
+    config = backbone_config(directory, **changes)
     abstract = abstract_params(transformer.Decoder(config))
     heads = (f'{head}.{leaf}' for head in HEADS for leaf in ('weight', 'bias'))
     params, _ = weights_lib.load(
@@ -310,6 +325,7 @@ def save_causal_lm(
     params: Params,
     *,
     extra: Mapping[str, Any] | None = None,
+    shard_bytes: int = weights_lib.SHARD_BYTES,
 ) -> None:
     """Writes a directory that `transformers` loads.
 
@@ -318,13 +334,15 @@ def save_causal_lm(
       config: The decoder.
       params: On the host or fully addressable; their type is the exported type.
       extra: Further fields of config.json, such as the special tokens' ids.
+      shard_bytes: Size above which the weights are spread over several files.
 
     Raises:
       OSError: A file cannot be written.
     """
     family = families.FAMILIES[config.family]
     hf = family.to_hf(config) | {'architectures': [family.architecture]}
-    _save(directory, hf | dict(extra or {}), export_names(config, params))
+    tensors = export_names(config, params)
+    _save(directory, hf | dict(extra or {}), tensors, shard_bytes)
 
 
 def save_score_model(
@@ -334,6 +352,7 @@ def save_score_model(
     normalizer: score.Normalizer,
     *,
     extra: Mapping[str, Any] | None = None,
+    shard_bytes: int = weights_lib.SHARD_BYTES,
 ) -> None:
     """Writes a directory in safe-rlhf's layout.
 
@@ -359,9 +378,11 @@ def save_score_model(
         'normalizer.var': var,
         'normalizer.count': np.asarray(normalizer.count, np.int64).reshape(1),
     }
-    _save(directory, hf | dict(extra or {}), tensors)
+    _save(directory, hf | dict(extra or {}), tensors, shard_bytes)
 
 
-def _save(directory, hf, tensors) -> None:
-    dtype = str(next(iter(tensors.values())).dtype)
-    weights_lib.save(directory, hf | {'torch_dtype': dtype}, tensors)
+def _save(directory, hf, tensors, shard_bytes) -> None:
+    # Of most values: a head, or statistics of scores, may be wider.
+    dtype = str(max(tensors.values(), key=lambda tensor: tensor.size).dtype)
+    hf = hf | {'torch_dtype': dtype}
+    weights_lib.save(directory, hf, tensors, shard_bytes=shard_bytes)

@@ -1,5 +1,12 @@
-"""Adapters as directories that the library `peft` reads."""
+"""Adapters as directories that the library `peft` reads.
 
+Where a family keeps several of our maps in one tensor, such as q, k and v, theirs is
+one adapter of the rank of all together: with n adapted maps A is [A_1 … A_n], and B has
+B_i in the rows of rank i and the columns of map i, and zeros elsewhere.
+"""
+
+from collections.abc import Sequence
+import math
 import pathlib
 
 from flax import traverse_util
@@ -10,7 +17,7 @@ from beaver_jax.models import families
 from beaver_jax.models import lora
 from beaver_jax.models import weights as weights_lib
 
-NAMES = {lora.A: 'lora_A', lora.B: 'lora_B'}
+A, B = 'lora_A.weight', 'lora_B.weight'
 
 
 def tensors_of(
@@ -21,25 +28,41 @@ def tensors_of(
     Args:
       config: The decoder.
       adapters: On the host or fully addressable.
-
-    Raises:
-      CheckpointError: The family stores an adapted map fused with others.
     """
-    theirs_of = families.FAMILIES[config.family].modules
+    flat = traverse_util.flatten_dict(adapters, sep='/')
+    modules = families.FAMILIES[config.family].modules
     tensors = {}
-    for path, leaf in traverse_util.flatten_dict(adapters, sep='/').items():
-        module, _, kind = path.rpartition('/')
-        theirs = theirs_of[module]
-        if list(theirs_of.values()).count(theirs) > 1:
-            raise weights_lib.CheckpointError(
-                f'{theirs} of {config.family} holds {module} and others in one tensor, '
-                'for which peft has no adapter; use the merged model.'
-            )
-        layers = np.asarray(leaf) if '{}' in theirs else np.asarray(leaf)[None]
-        for i, layer in enumerate(layers):
-            name = f'base_model.model.{theirs.format(i)}.{NAMES[kind]}.weight'
-            tensors[name] = np.ascontiguousarray(layer.T)
+    for theirs in dict.fromkeys(modules.values()):
+        parts = [ours for ours, name in modules.items() if name == theirs]
+        adapted = [ours for ours in parts if f'{ours}/{lora.A}' in flat]
+        if not adapted:
+            continue
+        down = [np.asarray(flat[f'{ours}/{lora.A}']) for ours in adapted]
+        up = [
+            _among(config, parts, ours, np.asarray(flat[f'{ours}/{lora.B}']))
+            for ours in adapted
+        ]
+        whole = {A: np.concatenate(down, axis=-1), B: np.concatenate(up, axis=-2)}
+        for kind, leaf in whole.items():
+            for i, layer in enumerate(leaf if '{}' in theirs else leaf[None]):
+                name = f'base_model.model.{theirs.format(i)}.{kind}'
+                tensors[name] = np.ascontiguousarray(layer.T)
     return tensors
+
+
+def _among(
+    config: config_lib.TransformerConfig,
+    parts: Sequence[str],
+    module: str,
+    up: np.ndarray,
+) -> np.ndarray:
+    """B of a module, [..., r, out], to the outputs of all parts of its tensor."""
+    if len(parts) == 1:
+        return up
+    groups = families.FAMILIES[config.family].groups(config.num_heads)
+    entry = weights_lib.Entry(module, (), True, True, 0, len(parts), groups)
+    nothing = np.zeros_like(up)
+    return entry.merge([up if part == module else nothing for part in parts])
 
 
 def save(
@@ -63,23 +86,30 @@ def save(
       OSError: A file cannot be written.
     """
     family = families.FAMILIES[config.family]
-    adapted = [
-        theirs
+    ranks = {
+        theirs.rpartition('{}.')[2]: tensors[name].shape[0]
         for theirs in family.modules.values()
-        if f'base_model.model.{theirs.format(0)}.lora_A.weight' in tensors
-    ]
+        if (name := f'base_model.model.{theirs.format(0)}.{A}') in tensors
+    }
+    fused = {name: rank for name, rank in ranks.items() if rank != settings.rank}
     described = {
         'peft_type': 'LORA',
         'task_type': 'CAUSAL_LM',
         'base_model_name_or_path': base,
         'r': settings.rank,
         'lora_alpha': settings.alpha,
+        'rank_pattern': fused,
+        # So that all count as much as before: s is alpha / r, or alpha / √r.
+        'alpha_pattern': {
+            name: settings.scale * (math.sqrt(rank) if settings.rslora else rank)
+            for name, rank in fused.items()
+        },
         'lora_dropout': 0.0,
         'use_rslora': settings.rslora,
         'fan_in_fan_out': family.conv1d,
         'bias': 'none',
         'inference_mode': True,
-        'target_modules': sorted(name.rpartition('{}.')[2] for name in adapted),
+        'target_modules': sorted(ranks),
     }
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+SHARD_BYTES = 4 << 30  # of one file, at most
 # Buffers that older checkpoints carry and no parameter needs.
 IGNORED_SUFFIXES = (
     'rotary_emb.inv_freq',
@@ -310,7 +311,7 @@ def save(
     config: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
     *,
-    shard_bytes: int = 4 << 30,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes config.json and safetensors files, in place of those that were there.
 

@@ -182,6 +182,12 @@ def causal_lm(
     )
 
 
+def causal_lm_of(section: ml_collections.ConfigDict, name: str) -> transformer.CausalLM:
+    """The language model of a config section, without its parameters."""
+    directory = model_directory(f'{name}.init', section.init)
+    return hf.causal_lm(directory, **compute(section, name))
+
+
 def score_model(
     mesh: Mesh, section: ml_collections.ConfigDict, name: str, *, frozen: bool = False
 ) -> tuple[score.ScoreModel, hf.Params, score.Normalizer]:
@@ -196,9 +202,9 @@ def score_model(
 
 
 def new_causal_lm(
-    mesh: Mesh, section: ml_collections.ConfigDict, tokenizer: Tokenizer, key: jax.Array
-) -> tuple[transformer.CausalLM, hf.Params]:
-    """Makes a fresh language model of the sizes in `section.scratch`."""
+    section: ml_collections.ConfigDict, tokenizer: Tokenizer
+) -> transformer.CausalLM:
+    """A language model of the sizes in `section.scratch`, without parameters."""
     config = settings(
         model_lib.TransformerConfig,
         'model.scratch',
@@ -206,8 +212,7 @@ def new_causal_lm(
         vocab_size=len(tokenizer),
         **compute(section, 'model'),
     )
-    model = transformer.CausalLM(config)
-    return model, init_params(mesh, model, key)
+    return transformer.CausalLM(config)
 
 
 def init_params(mesh: Mesh, model: Any, key: jax.Array) -> hf.Params:

@@ -1,7 +1,7 @@
 """What of a model learns: all of it, or low-rank adapters over a frozen base."""
 
+from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax.models import fingerprint as fingerprint_lib
 from beaver_jax.models import hf
 from beaver_jax.models import lora
 from beaver_jax.stages import inputs
@@ -61,6 +62,30 @@ def settings(section: ml_collections.ConfigDict, name: str) -> lora.LoraConfig:
     return inputs.settings(lora.LoraConfig, f'{name}.lora', section.lora)
 
 
+def fingerprint(config: lora.LoraConfig, name: str, path: str) -> dict[str, str]:
+    """That of the model which the adapters of config.<name> stand on, by its key.
+
+    Empty without adapters: what learns in full stands on nothing.
+    """
+    if not config.rank:
+        return {}
+    return {
+        f'{name}.init': fingerprint_lib.of(inputs.model_directory(f'{name}.init', path))
+    }
+
+
+def shapes(config: lora.LoraConfig, name: str, params: hf.Params) -> hf.Params:
+    """Shapes of what learns of a model whose parameters have such shapes.
+
+    Errors: see `of`.
+    """
+    if not config.rank:
+        return params
+    adapters = jax.eval_shape(_adapters(config, name, params), jax.random.key(0))
+    head = {key: params[key] for key in ('score_head',) if key in params}
+    return adapters | head
+
+
 def of(
     config: lora.LoraConfig, name: str, mesh: Mesh, params: hf.Params, seed: int
 ) -> Learning:
@@ -71,16 +96,32 @@ def of(
     """
     if not config.rank:
         return Learning(config, params, {})
-    base = {key: leaf for key, leaf in params.items() if key != 'score_head'}
     key = jax.random.key(seed)
-    try:
-        init = functools.partial(lora.init, config, jax.eval_shape(lambda: base))
-        shardings = inputs.placer(mesh)(jax.eval_shape(init, key))
-    except lora.LoraError as error:
-        raise inputs.InputError(f'config.{name}.lora.{error}') from error
+    init = _adapters(config, name, params)
+    shardings = inputs.placer(mesh)(jax.eval_shape(init, key))
     adapters = jax.jit(init, out_shardings=shardings)(key)
     if 'score_head' in params:
         # A copy: what learns is donated, and a scorer may hold this head as well.
         head = jax.tree.map(lambda x: jnp.array(x, 'float32'), params['score_head'])
         adapters = adapters | {'score_head': head}
-    return Learning(config, adapters, base)
+    return Learning(config, adapters, _frozen(params))
+
+
+def _frozen(params: hf.Params) -> hf.Params:
+    """What stays as it is under adapters."""
+    return {key: leaf for key, leaf in params.items() if key != 'score_head'}
+
+
+def _adapters(
+    config: lora.LoraConfig, name: str, params: hf.Params
+) -> Callable[[jax.Array], hf.Params]:
+    """A key to fresh adapters, whose complaints name config.<name>."""
+    base = _frozen(params)
+
+    def init(key):
+        try:
+            return lora.init(config, base, key)
+        except lora.LoraError as error:
+            raise inputs.InputError(f'config.{name}.lora.{error}') from error
+
+    return init

@@ -96,6 +96,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         headline=('train/reward', 'train/cost', 'train/lambda', 'train/kl_divergence'),
         data=counts,
         summarize=functools.partial(summarize, config, thresholds),
+        bases=ppo_models.fingerprints(config, tuple(thresholds)),
     )
 
 
@@ -123,9 +124,14 @@ def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
     model, params = loaded.networks.actor, state.actor.params
     folded = loaded.actor.folded(mesh, params)
     outputs.export_causal_lm(model, folded, tokenizer, directory)
-    outputs.export_adapter(
-        model.config, loaded.actor.lora, params, config.actor.init, directory
-    )
+    if loaded.actor.lora.rank:
+        outputs.export_adapter(
+            model.config,
+            loaded.actor.lora,
+            params,
+            config.actor.init,
+            directory.with_name(outputs.ADAPTER),
+        )
 
 
 def rollout_fn(

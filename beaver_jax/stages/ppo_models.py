@@ -61,6 +61,20 @@ class Loaded:
         }
 
 
+def fingerprints(
+    config: ml_collections.ConfigDict, constraints: tuple[str, ...]
+) -> dict[str, str]:
+    """Those of the models that the actor's and the critics' adapters stand on."""
+    actor = learning_lib.settings(config.actor, 'actor')
+    found = learning_lib.fingerprint(actor, 'actor', config.actor.init)
+    lora = learning_lib.settings(config.critic, 'critic')
+    scorers = {'reward': config.reward}
+    scorers |= {f'costs.{name}': config.costs[name] for name in constraints}
+    for name, section in scorers.items():
+        found |= learning_lib.fingerprint(lora, name, section.init)
+    return found
+
+
 def load(
     config: ml_collections.ConfigDict,
     mesh: Mesh,

@@ -31,7 +31,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     counts: Counter = Counter()
     train, test = rows(config, counts)
     tokenizer = inputs.load_tokenizer('model.init', config.model.init)
-    model, learning, normalizer = _load(config, mesh, kind)
+    model, learning, normalizer = load(config, mesh)
     inputs.check_tokenizer(tokenizer, model.config.backbone, 'config.model')
     inputs.check_length(model.config.backbone, config.max_length, 'max_length')
     make = functools.partial(
@@ -90,6 +90,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         rates={'train/lr': rate},
         headline=('train/loss', 'train/accuracy'),
         data=records.log_counts(config, counts, 'batch_size', 'max_length'),
+        bases=learning_lib.fingerprint(learning.lora, 'model', config.model.init),
     )
 
 
@@ -114,8 +115,8 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.Preferenc
     )
 
 
-def _load(
-    config: ml_collections.ConfigDict, mesh: Mesh, kind: str
+def load(
+    config: ml_collections.ConfigDict, mesh: Mesh
 ) -> tuple[score.ScoreModel, learning_lib.Learning, score.Normalizer]:
     """A score model, or a language model's decoder under a fresh head."""
     lora = learning_lib.settings(config.model, 'model')
@@ -123,29 +124,39 @@ def _load(
     def learning(params):
         return learning_lib.of(lora, 'model', mesh, params, config.seed)
 
+    model = model_of(config)
     directory = inputs.model_directory('model.init', config.model.init)
     if hf.is_score_model(hf.read_hf_config(directory)):
-        model, params, normalizer = inputs.score_model(
+        _, params, normalizer = inputs.score_model(
             mesh, config.model, 'model', frozen=lora.rank > 0
         )
-        # Of this kind from now on, whatever it was: the kind decides normalization.
-        changed = dataclasses.replace(model.config, score_type=kind)
-        return score.ScoreModel(changed), learning(params), normalizer
-    backbone, decoder = hf.load_backbone(
+        return model, learning(params), normalizer
+    _, decoder = hf.load_backbone(
         directory,
         place=inputs.placer(mesh),
         param_dtype=config.model.dtype if lora.rank else 'float32',
         **inputs.compute(config.model, 'model'),
     )
+    params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
+    normalizer = score.init_normalizer(model.config.score_dim)
+    normalizer = jax.device_put(normalizer, sharding.replicated(mesh))
+    return model, learning(params), normalizer
+
+
+def model_of(config: ml_collections.ConfigDict) -> score.ScoreModel:
+    """The score model that a stage of preferences trains, without its parameters."""
+    directory = inputs.model_directory('model.init', config.model.init)
+    fields = inputs.compute(config.model, 'model')
+    if hf.is_score_model(hf.read_hf_config(directory)):
+        model = hf.score_model(directory, **fields)
+        # Of this kind from now on, whatever it was: the kind decides normalization.
+        changed = dataclasses.replace(model.config, score_type=config.stage)
+        return score.ScoreModel(changed)
     settings = inputs.settings(
         config_lib.ScoreConfig,
         'model.head',
         config.model.head,
-        backbone=backbone,
-        score_type=kind,
+        backbone=hf.backbone_config(directory, **fields),
+        score_type=config.stage,
     )
-    model = score.ScoreModel(settings)
-    params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
-    normalizer = score.init_normalizer(settings.score_dim)
-    normalizer = jax.device_put(normalizer, sharding.replicated(mesh))
-    return model, learning(params), normalizer
+    return score.ScoreModel(settings)

@@ -24,7 +24,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     check(config, mesh)
     counts: Counter = Counter()
     train, test = rows(config, counts)
-    model, learning, tokenizer = _load(config, mesh)
+    model, learning, tokenizer = load(config, mesh)
     make = functools.partial(
         batches.sft,
         tokenizer=tokenizer,
@@ -71,6 +71,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         rates={'train/lr': rate},
         headline=('train/loss',),
         data=records.log_counts(config, counts, 'batch_size', 'max_length'),
+        bases=learning_lib.fingerprint(learning.lora, 'model', config.model.init),
     )
 
 
@@ -100,26 +101,44 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
 def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
     params = learning.folded(mesh, state.model.params)
     outputs.export_causal_lm(model, params, tokenizer, directory)
-    outputs.export_adapter(
-        model.config, learning.lora, state.model.params, config.model.init, directory
-    )
+    if learning.lora.rank:
+        outputs.export_adapter(
+            model.config,
+            learning.lora,
+            state.model.params,
+            config.model.init,
+            directory.with_name(outputs.ADAPTER),
+        )
 
 
-def _load(
+def load(
     config: ml_collections.ConfigDict, mesh: Mesh
 ) -> tuple[transformer.CausalLM, learning_lib.Learning, inputs.Tokenizer]:
     """The model to start from: config.model.init, or a fresh one without it."""
     lora = learning_lib.settings(config.model, 'model')
+    tokenizer = tokenizer_of(config)
+    model = model_of(config, tokenizer)
     if config.model.init:
-        tokenizer = inputs.load_tokenizer('model.init', config.model.init)
-        model, params = inputs.causal_lm(
-            mesh, config.model, 'model', frozen=lora.rank > 0
-        )
+        _, params = inputs.causal_lm(mesh, config.model, 'model', frozen=lora.rank > 0)
     else:
-        tokenizer = tokenizer_lib.load(config.model.tokenizer)
-        key = jax.random.key(config.seed)
-        model, params = inputs.new_causal_lm(mesh, config.model, tokenizer, key)
+        params = inputs.init_params(mesh, model, jax.random.key(config.seed))
     inputs.check_tokenizer(tokenizer, model.config, 'config.model')
     inputs.check_length(model.config, config.max_length, 'max_length')
     learning = learning_lib.of(lora, 'model', mesh, params, config.seed)
     return model, learning, tokenizer
+
+
+def tokenizer_of(config: ml_collections.ConfigDict) -> inputs.Tokenizer:
+    """That of the model to start from, or the one that a fresh model gets."""
+    if config.model.init:
+        return inputs.load_tokenizer('model.init', config.model.init)
+    return tokenizer_lib.load(config.model.tokenizer)
+
+
+def model_of(
+    config: ml_collections.ConfigDict, tokenizer: inputs.Tokenizer
+) -> transformer.CausalLM:
+    """The language model that is trained, without its parameters."""
+    if config.model.init:
+        return inputs.causal_lm_of(config.model, 'model')
+    return inputs.new_causal_lm(config.model, tokenizer)

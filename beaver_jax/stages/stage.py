@@ -64,6 +64,7 @@ class Stage:
       data: Counts of what became of the rows, logged and stored.
       summarize: Rows of metrics.jsonl to what the stage's summary says beside its
         held-out metrics.
+      bases: Fingerprints, by config key, of the models that adapters stand on.
     """
 
     state: Any
@@ -76,6 +77,7 @@ class Stage:
     headline: tuple[str, ...]
     data: Mapping[str, int]
     summarize: Callable[[list[dict[str, float]]], dict[str, Any]] = lambda rows: {}
+    bases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def glance(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The headline metrics that there are, or else each of a metric's parts."""

@@ -1,10 +1,13 @@
 """Adapters trained here, as `peft` applies them on PyTorch."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from beaver_jax.models import hf
 from beaver_jax.models import lora
@@ -18,8 +21,6 @@ CONFIGS = {
         rank=4, alpha=4.0, targets='layers/attention/[qk]', rslora=True
     ),
 }
-UNFUSED = ('llama', 'mistral', 'qwen2', 'qwen3', 'gemma', 'gemma2', 'phi', 'opt')
-UNFUSED += ('gpt_neo', 'gptj')
 
 
 def adapted(family, config, tmp_path):
@@ -43,7 +44,7 @@ def adapted(family, config, tmp_path):
     return theirs, model, params, adapters
 
 
-@pytest.mark.parametrize('family', UNFUSED)
+@pytest.mark.parametrize('family', families_test.SETTINGS)
 @pytest.mark.parametrize('config', CONFIGS.values(), ids=CONFIGS)
 def test_peft_gives_the_same_logits(family, config, tmp_path):
     theirs, model, params, adapters = adapted(family, config, tmp_path)
@@ -65,9 +66,24 @@ def test_peft_gives_the_same_logits(family, config, tmp_path):
 
 
 @pytest.mark.parametrize('family', ['gpt2', 'gpt_neox', 'bloom'])
-def test_fused_maps_have_no_adapter_in_peft(family, tmp_path):
-    with pytest.raises(hf.CheckpointError, match='use the merged model'):
-        adapted(family, CONFIGS['plain'], tmp_path)
+def test_fused_maps_are_one_adapter_of_the_rank_of_all(family, tmp_path):
+    adapted(family, CONFIGS['plain'], tmp_path)
+    settings = json.loads((tmp_path / 'adapter' / 'adapter_config.json').read_text())
+    (fused,) = settings['rank_pattern']
+    assert (settings['rank_pattern'][fused], settings['alpha_pattern'][fused]) == (
+        9,
+        18,
+    )
+    tensors = safetensors_numpy.load_file(
+        tmp_path / 'adapter' / 'adapter_model.safetensors'
+    )
+    down, up = (
+        next(tensors[name] for name in tensors if name.endswith(f'0.{fused}.{kind}'))
+        for kind in ('lora_A.weight', 'lora_B.weight')
+    )
+    assert (down.shape, up.shape) == ((9, 32), (96, 9))
+    # Of each output nothing but the ranks of its own map.
+    np.testing.assert_array_equal(np.count_nonzero(up, axis=1), np.full(96, 3))
 
 
 def test_an_adapter_of_what_is_not_fused(tmp_path):

@@ -12,16 +12,13 @@ from beaver_jax import config as config_lib
 from beaver_jax import metrics
 from beaver_jax import sharding
 from beaver_jax import train
+from beaver_jax.models import fingerprint
 from beaver_jax.models import hf
-from beaver_jax.models import lora
-from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
-from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import ppo_models
 from beaver_jax.stages import sft
 from tests import micro
-from tests import tiny
 
 LORA = {'rank': 4, 'alpha': 8}
 
@@ -82,15 +79,32 @@ def test_adapters_resume_as_one_run_left_alone(
     assert micro.weights(run / 'sft' / 'model') == weights
 
 
-def test_without_a_name_in_peft_there_is_no_adapter(tmp_path, caplog):
-    config = tiny.config(family='gpt2', num_kv_heads=4, qkv_bias=True, gated=False)
-    settings = lora.LoraConfig(rank=2)
-    params = tiny.init(transformer.CausalLM(config))
-    adapters = lora.init(settings, params, jax.random.key(0))
-    with caplog.at_level('WARNING'):
-        outputs.export_adapter(config, settings, adapters, 'base', tmp_path / 'model')
-    assert 'no adapter is written: transformer.h.{}.attn.c_attn of gpt2' in caplog.text
-    assert list(tmp_path.iterdir()) == []
+def test_adapters_go_on_over_their_own_base_alone(
+    chain, configs, few_rows, tmp_path, capsys
+):
+    base = tmp_path / 'base'
+    shutil.copytree(chain / 'sft' / 'model', base)
+    more = {'run': tmp_path / 'run', **few_rows, 'base': base, **overrides('model')}
+    argv = micro.arguments(configs, 'sft', more)
+    train.main(argv)
+    stage = tmp_path / 'run' / 'sft'
+    (stage / 'summary.json').unlink()
+    shutil.rmtree(stage / 'checkpoints' / '4')
+
+    weights = tensors(base)
+    whole = (base / 'model.safetensors').read_bytes()
+    changed = {name: value * np.float32(1.001) for name, value in weights.items()}
+    safetensors_numpy.save_file(changed, base / 'model.safetensors')
+    before = micro.snapshot(stage / 'checkpoints')
+    assert micro.error(train.main, argv) == (
+        'Error: the weights of config.model.init are not those that the adapters of '
+        'the checkpoint have learnt on. Put those weights back, or start anew with '
+        'another config.run or config.if_exists=overwrite.'
+    )
+    assert micro.snapshot(stage / 'checkpoints') == before
+    (base / 'model.safetensors').write_bytes(whole)
+    train.main(argv)
+    assert 'resumed after step 2 of 4' in capsys.readouterr().err
 
 
 def test_a_policy_learns_adapters_over_shared_models(
@@ -114,6 +128,10 @@ def test_a_policy_learns_adapters_over_shared_models(
         assert names(critic.params) == {'lora_a', 'lora_b', 'kernel', 'bias'}
 
     stage = ppo_lag.build(config, mesh)
+    bases = {'actor.init': 'sft', 'reward.init': 'reward', 'costs.harm.init': 'cost'}
+    assert stage.bases == {
+        key: fingerprint.of(chain / name / 'model') for key, name in bases.items()
+    }
     for learner in (stage.state.actor, stage.state.cost_critics['harm']):
         moments = {
             path
@@ -170,6 +188,6 @@ def test_a_frozen_base_has_the_type_it_computes_in(chain, configs, few_rows, tmp
     more |= {'model.dtype': 'bfloat16', **overrides('model')}
     config = config_lib.from_argv(micro.arguments(configs, 'sft', more))
     mesh = sharding.make_mesh(**config.mesh)
-    _, learning, _ = sft._load(config, mesh)
+    _, learning, _ = sft.load(config, mesh)
     assert {str(x.dtype) for x in jax.tree.leaves(learning.base)} == {'bfloat16'}
     assert {str(x.dtype) for x in jax.tree.leaves(learning.params)} == {'float32'}

@@ -54,6 +54,10 @@ class Family:
             + 'ForScore'
         )
 
+    def groups(self, num_heads: int) -> int:
+        """How often the parts of one tensor take turns; see `weights.Entry`."""
+        return num_heads if self.fused == 'heads' else 1
+
 
 def activation(name: str) -> str:
     """Our name of an activation in config.json.
