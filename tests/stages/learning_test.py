@@ -9,6 +9,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from beaver_jax import config as config_lib
+from beaver_jax import export
 from beaver_jax import metrics
 from beaver_jax import sharding
 from beaver_jax import train
@@ -39,6 +40,14 @@ def tensors(directory):
     return safetensors_numpy.load_file(directory / 'model.safetensors')
 
 
+def exported_as_at_the_end(stage, tmp_path):
+    """Whether a checkpoint alone gives the model that the stage has left."""
+    left = micro.weights(stage / 'model')
+    shutil.rmtree(stage / 'model')
+    export.main([str(stage), '--out', str(tmp_path / 'out')])
+    assert micro.weights(tmp_path / 'out') == left
+
+
 def test_sft_leaves_a_merged_model_and_an_adapter(chain, configs, few_rows, tmp_path):
     run = tmp_path / 'run'
     more = {'run': run, **few_rows, 'base': chain / 'sft', **overrides('model')}
@@ -58,6 +67,12 @@ def test_sft_leaves_a_merged_model_and_an_adapter(chain, configs, few_rows, tmp_
     # Scale 8/4.
     merged = 'model.layers.1.self_attn.q_proj.weight'
     np.testing.assert_allclose(after[merged], before[merged] + 2 * b @ a, atol=1e-6)
+    exported_as_at_the_end(run / 'sft', tmp_path)
+    out = tmp_path / 'adapter'
+    export.main([str(run / 'sft'), '--out', str(out), '--adapter'])
+    for file in ('adapter_config.json', 'adapter_model.safetensors'):
+        assert (out / file).read_bytes() == (adapter / file).read_bytes()
+    assert 'library_name: peft' in (out / 'README.md').read_text()
 
 
 def test_adapters_resume_as_one_run_left_alone(
@@ -102,6 +117,8 @@ def test_adapters_go_on_over_their_own_base_alone(
         'another config.run or config.if_exists=overwrite.'
     )
     assert micro.snapshot(stage / 'checkpoints') == before
+    line = micro.error(export.main, [str(stage), '--out', str(tmp_path / 'out')])
+    assert line.startswith('Error: the weights of config.model.init are not those')
     (base / 'model.safetensors').write_bytes(whole)
     train.main(argv)
     assert 'resumed after step 2 of 4' in capsys.readouterr().err
@@ -150,6 +167,7 @@ def test_a_policy_learns_adapters_over_shared_models(
     assert all(row['train/bad_steps'] == 0 for row in rows)
     # The first ratios are 1: the sampled policy is the scored one.
     assert rows[0]['train/kl_divergence'] == pytest.approx(0, abs=1e-4)
+    exported_as_at_the_end(tmp_path / 'run' / 'ppo_lag', tmp_path)
 
 
 def test_score_models_learn_adapters_and_their_head(chain, configs, few_rows, tmp_path):
@@ -162,6 +180,12 @@ def test_score_models_learn_adapters_and_their_head(chain, configs, few_rows, tm
     assert changed == {name for name in backbone if '_proj' in name}
     model, _, _ = hf.load_score_model(run / 'cost' / 'model')
     assert model.config.score_type == 'cost'
+    exported_as_at_the_end(run / 'cost', tmp_path)
+    line = micro.error(
+        export.main,
+        [str(run / 'cost'), '--out', str(tmp_path / 'adapter'), '--adapter'],
+    )
+    assert line.startswith('Error: cost is a score model, which peft has no adapter')
 
 
 def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):
