@@ -198,7 +198,8 @@ def evaluation(
             }
             found = {other.baseline: start, **trained}
             other.models = ','.join(f'{name}={path}' for name, path in found.items())
-        held = directories.recorded(other).get('models', '')
+        there = directories.directory(other)
+        held = directories.recorded(there, other.run).get('models', '')
         covered = set(held.split(',')) <= {'', *other.models.split(',')}
         other.if_exists = 'resume' if covered else 'overwrite'
     return other

@@ -109,15 +109,16 @@ def claim(config: ml_collections.ConfigDict) -> bool:
     return False
 
 
-def recorded(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The values by key with which a config's directory was begun; {} if it was not.
+def recorded(path: pathlib.Path, run: str) -> dict[str, Any]:
+    """The values by key with which a directory was begun; {} if it was not.
 
-    A run that has been moved since is told from where it is now.
+    Args:
+      path: Of the stage.
+      run: Where its run is now: paths in it are told from there.
     """
-    file = directory(config) / CONFIG
+    file = path / CONFIG
     values = json.loads(file.read_text()) if file.is_file() else {}
-    before = values.get('run', config.run)
-    return {key: _moved(value, before, config.run) for key, value in values.items()}
+    return {key: _moved(v, values.get('run', run), run) for key, v in values.items()}
 
 
 def _move_aside(path: pathlib.Path) -> None:
@@ -143,7 +144,7 @@ def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _changes(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """(old value, new value) by key, where a directory's config is not this one."""
-    new, old = _flat(config), recorded(config)
+    new, old = _flat(config), recorded(directory(config), config.run)
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())

@@ -1,7 +1,6 @@
 """What a stage has learnt so far, from its directory: a checkpoint, and no data."""
 
 import dataclasses
-import json
 import pathlib
 
 from flax import traverse_util
@@ -97,26 +96,21 @@ def read_config(directory: pathlib.Path) -> ml_collections.ConfigDict:
     """
     file = directory / directories.CONFIG
     try:
-        flat = json.loads(file.read_text())
-        run, stage = flat['run'], flat['stage']
-    except FileNotFoundError as error:
+        flat = directories.recorded(directory, str(directory.parent))
+    except (OSError, ValueError, AttributeError) as error:
         raise inputs.InputError(
-            f'{directory}: no {directories.CONFIG}; name the directory of a stage, '
-            'such as runs/tiny/sft.'
+            f'{file}: not the config of a stage ({error}).'
         ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise inputs.InputError(
-            f'{file}: not the config of a stage; name the directory of one, such as '
-            'runs/tiny/sft.'
-        ) from error
+    stage = flat.get('stage')
     if stage not in SECTIONS:
-        raise inputs.InputError(f'{file}: stage={stage!r} trains no model.')
-
-    def moved(value):
-        inside = isinstance(value, str) and f'{value}/'.startswith(f'{run}/')
-        return str(directory.parent) + value[len(run) :] if inside else value
-
-    flat = {key: moved(value) for key, value in flat.items()}
+        problem = (
+            f'{file}: stage={stage!r} trains no model'
+            if stage
+            else (f'{directory}: no {directories.CONFIG} of a stage')
+        )
+        raise inputs.InputError(
+            f'{problem}; name the directory of a stage, such as runs/tiny/sft.'
+        )
     return ml_collections.ConfigDict(traverse_util.unflatten_dict(flat, sep='.'))
 
 
