@@ -1,7 +1,11 @@
 """Models of checkpoints: of runs that are done, killed, moved, without their data."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +162,39 @@ def test_what_cannot_be_exported(chain, moved, tmp_path):
     assert 'mlp/down/kernel is (2, 32, 16), not (2, 48, 16)' in line(begun)
     shutil.rmtree(tmp_path / 'begun' / 'world')
     assert str(tmp_path / 'begun' / 'world' / 'tokenizer') in line(begun)
+
+
+TWO_PROCESSES = """
+import sys
+import jax
+jax.distributed.initialize('localhost:' + sys.argv[1], 2, int(sys.argv[2]))
+from beaver_jax import export
+export.main(sys.argv[3:])
+assert jax.device_count() == 2
+"""
+
+
+def test_several_processes_write_one_model(chain, moved, tmp_path):
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = str(free.getsockname()[1])
+    command = arguments(moved / 'sft', tmp_path / 'out')
+    (tmp_path / 'two.py').write_text(TWO_PROCESSES)
+    running = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / 'two.py', port, str(index), *command],
+            cwd=micro.ROOT,
+            env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(micro.ROOT)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for index in range(2)
+    ]
+    for one in running:
+        micro.finished(one)
+    assert micro.weights(tmp_path / 'out') == micro.weights(chain / 'sft' / 'model')
+    assert {path.name for path in tmp_path.iterdir()} == {'out', 'two.py'}
 
 
 @pytest.mark.parametrize(
