@@ -139,14 +139,16 @@ def test_what_cannot_be_exported(chain, moved, tmp_path):
         'export the model.'
     )
     assert line(moved) == (
-        f'{moved}: no config.json; name the directory of a stage, such as '
+        f'{moved}: no config.json of a stage; name the directory of a stage, such as '
         'runs/tiny/sft.'
     )
     assert line(chain / 'sft' / 'model') == (
-        f'{chain}/sft/model/config.json: not the config of a stage; name the directory '
-        'of one, such as runs/tiny/sft.'
+        f'{chain}/sft/model: no config.json of a stage; name the directory of a stage, '
+        'such as runs/tiny/sft.'
     )
-    assert line(chain / 'evaluate').startswith(f'{chain}/evaluate: no config.json')
+    assert line(chain / 'evaluate').startswith(
+        f"{chain}/evaluate/config.json: stage='evaluate' trains no model; name"
+    )
     assert line(moved / 'sft', '--max_shard_size', '4 apples') == (
         '--max_shard_size=4 apples; use a size such as 500MB or 4GiB.'
     )
