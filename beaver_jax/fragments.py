@@ -73,7 +73,8 @@ def data(
 
 def model(init) -> ml_collections.ConfigDict:
     """A model by directory: where it starts, and how it computes."""
-    return _dict(init=init, dtype='float32', remat='none')
+    # Of a frozen model, or of one under adapters: 'int8' or 'int4' kernels.
+    return _dict(init=init, dtype='float32', remat='none', quantize='none')
 
 
 def lora() -> ml_collections.ConfigDict:

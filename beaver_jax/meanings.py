@@ -46,6 +46,7 @@ MEANINGS = (
         rf'{_MODEL}\.dtype',
         'of the computation, and of frozen parameters: float32 or bfloat16',
     ),
+    (rf'{_MODEL}\.quantize', 'kernels of a frozen model: none, int8 or int4'),
     (rf'{_MODEL}\.remat', 'recomputed in the backward pass: none, dots or full'),
     (rf'{_MODEL}\.lora\.rank', 'of adapters, which alone learn; 0: all parameters do'),
     (rf'{_MODEL}\.lora\.alpha', 'adapters count alpha / rank'),

@@ -74,6 +74,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     inputs.settings(sampling.Sampler, 'sampler', config.sampler)
     for name in ('policy', 'reward'):
         inputs.compute(config[name], name)
+        inputs.check_quantize(config[name], name)
     sharding.check_batch(mesh, 'config.batch_size', config.batch_size)
 
 

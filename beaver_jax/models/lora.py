@@ -15,6 +15,8 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from beaver_jax.models import quantize
+
 A, B = 'lora_a', 'lora_b'
 Params = dict[str, Any]
 
@@ -73,13 +75,12 @@ def init(config: LoraConfig, base: Params, key: jax.Array) -> Params:
     Raises:
       LoraError: The expression matches no linear map; lists them.
     """
-    flat = traverse_util.flatten_dict(base, sep='/')
-    linear = [path.removesuffix('/kernel') for path in flat if path.endswith('/kernel')]
+    linear = quantize.kernels(base)
     adapters = {}
     for i, module in enumerate(sorted(linear)):
         if not re.fullmatch(config.targets, module.removeprefix('backbone/')):
             continue
-        *layers, inner, outer = flat[f'{module}/kernel'].shape
+        *layers, inner, outer = linear[module]
         bound = 1 / math.sqrt(inner)
         adapters[f'{module}/{A}'] = jax.random.uniform(
             jax.random.fold_in(key, i),
@@ -122,9 +123,12 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Params:
 def fold(config: LoraConfig, base: Params, learning: Params) -> Params:
     """One plain model in float32: kernels W + s·A·B.
 
-    In 16 bits most of what reinforcement learning changes would be rounded away.
+    In 16 bits most of what reinforcement learning changes would be rounded away. Of a
+    quantized base W is what its few bits stand for, which the adapters have learnt on.
     """
-    flat = traverse_util.flatten_dict(overlay(config, base, learning))
+    flat = traverse_util.flatten_dict(
+        quantize.widened(overlay(config, base, learning), jnp.float32)
+    )
     folded = {}
     for path, leaf in flat.items():
         if path[-1] in (A, B):

@@ -1,15 +1,21 @@
 """What blocks are made of: linear maps, with or without adapters, and norms."""
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import lora
+from beaver_jax.models import quantize
 
 
 class Linear(nn.Module):
-    """x·W + b over the last axis, with a low-rank adapter where there is one."""
+    """x·W + b over the last axis, with a low-rank adapter where there is one.
+
+    The kernel may be quantized (`quantize.py`).
+    """
 
     features: int
     bias: bool
@@ -19,9 +25,14 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Maps [..., in] to [..., features]."""
-        init = nn.initializers.normal(self.std)
-        kernel = self.param('kernel', init, (x.shape[-1], self.features))
-        y = x @ kernel.astype(self.dtype)
+        held = [n for n in quantize.LEAVES if self.has_variable('params', n)]
+        if held:
+            few: Any = {name: self.get_variable('params', name) for name in held}
+            y = quantize.product(x, few, self.dtype)
+        else:
+            init = nn.initializers.normal(self.std)
+            kernel = self.param('kernel', init, (x.shape[-1], self.features))
+            y = x @ kernel.astype(self.dtype)
         if self.has_variable('params', lora.A):
             a: jax.Array = self.get_variable('params', lora.A)
             b: jax.Array = self.get_variable('params', lora.B)

@@ -21,7 +21,7 @@ from beaver_jax.models import modules
 from beaver_jax.models import positions
 
 # Ordered; the first full match wins; an unmatched parameter is an error.
-RULES = (
+_RULES = (
     (r'(backbone/)?embed/embedding', P('tensor', 'fsdp')),
     (r'(backbone/)?position_embed/embedding', P(None, 'fsdp')),
     (r'(backbone/)?embed_in/kernel', P('fsdp', 'tensor')),
@@ -49,6 +49,16 @@ RULES = (
     (r'score_head/kernel', P('fsdp', None)),
     (r'score_head/bias', P(None)),
 )
+# Quantized kernels are cut as the kernels are, their scales along the columns.
+RULES = (
+    *_RULES,
+    *(
+        (pattern + suffix, spec if suffix == '_int[48]' else P(None, None, spec[-1]))
+        for pattern, spec in _RULES
+        if pattern.startswith('(backbone/)?layers/') and pattern.endswith('/kernel')
+        for suffix in ('_int[48]', '_scale')
+    ),
+)
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'silu': nn.silu,
     'gelu': functools.partial(nn.gelu, approximate=False),
@@ -71,7 +81,12 @@ def unstack(params: Any, config: config_lib.TransformerConfig) -> Any:
     Every step of a loop would otherwise slice, and so copy, all layers. The result
     goes where the stacked parameters would, as long as there is a cache.
     """
-    params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+
+    def cast(leaf):  # quantized kernels keep their few bits
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(config.dtype) if is_float else leaf
+
+    params = jax.tree.map(cast, params)
     return params | {'layers': layer_list(params['layers'], config.num_layers)}
 
 

@@ -17,6 +17,7 @@ from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
+from beaver_jax.models import quantize
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 
@@ -135,6 +136,22 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     return {field: section[field] for field in known}
 
 
+def check_quantize(
+    section: ml_collections.ConfigDict, name: str, *, learns: bool = False
+) -> None:
+    """Refuses an unknown kind, or one of parameters that learn."""
+    kind = section.quantize
+    if kind not in quantize.KINDS:
+        raise InputError(
+            f'config.{name}.quantize={kind!r}; known: {", ".join(quantize.KINDS)}.'
+        )
+    if kind != 'none' and learns:
+        raise InputError(
+            f'config.{name}.quantize={kind!r} is for frozen parameters; let adapters '
+            f'learn over them, --config.{name}.lora.rank=16, or leave it at none.'
+        )
+
+
 def load_tokenizer(name: str, path: str) -> Tokenizer:
     """The tokenizer beside the model that `path` names."""
     return tokenizer_lib.load(model_directory(name, path))
@@ -174,12 +191,13 @@ def causal_lm(
     mesh: Mesh, section: ml_collections.ConfigDict, name: str, *, frozen: bool = False
 ) -> tuple[transformer.CausalLM, hf.Params]:
     """Loads the language model of a config section."""
-    return hf.load_causal_lm(
+    model, params = hf.load_causal_lm(
         model_directory(f'{name}.init', section.init),
         place=placer(mesh),
         param_dtype=section.dtype if frozen else 'float32',
         **compute(section, name),
     )
+    return model, few_bits(mesh, section, name, params) if frozen else params
 
 
 def causal_lm_of(section: ml_collections.ConfigDict, name: str) -> transformer.CausalLM:
@@ -198,7 +216,35 @@ def score_model(
         param_dtype=section.dtype if frozen else 'float32',
         **compute(section, name),
     )
+    if frozen:
+        params = few_bits(mesh, section, name, params)
     return model, params, jax.device_put(normalizer, sharding.replicated(mesh))
+
+
+def few_bits(
+    mesh: Mesh, section: ml_collections.ConfigDict, name: str, params: hf.Params
+) -> hf.Params:
+    """Frozen parameters as config.<name>.quantize says; consumes those given."""
+    if section.quantize == 'none':
+        return params
+
+    kind = section.quantize
+    try:
+        shapes = jax.eval_shape(lambda p: quantize.quantized(p, kind), params)
+    except ValueError as error:
+        raise InputError(f'config.{name}.quantize={kind!r}: {error}') from error
+    shardings = placer(mesh)(shapes)
+
+    # One kernel at a time, of which nothing is left then.
+    def convert(leaf, shardings):
+        compiled = jax.jit(
+            quantize.quantize, static_argnames='kind', out_shardings=shardings
+        )
+        few = jax.block_until_ready(compiled(leaf, kind=kind))
+        leaf.delete()
+        return few
+
+    return quantize.replaced(params, convert, shardings)
 
 
 def new_causal_lm(

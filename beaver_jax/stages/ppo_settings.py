@@ -39,6 +39,9 @@ def check(
         inputs.compute(config[name], name)
     for name in ('actor', 'critic'):
         learning.settings(config[name], name)
+    inputs.check_quantize(config.actor, 'actor', learns=not config.actor.lora.rank)
+    for name in ('reference', 'reward'):
+        inputs.check_quantize(config[name], name)
     rows = config.rollout.prompts * config.rollout.samples_per_prompt
     settings = coefficients(config)
     sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)
@@ -51,6 +54,7 @@ def check(
     thresholds = {}
     for name, cost in config.costs.items():
         inputs.compute(cost, f'costs.{name}')
+        inputs.check_quantize(cost, f'costs.{name}')
         if cost.threshold is not None:
             thresholds[name] = _check_constraint(name, cost, config.multiplier)
     return settings, thresholds

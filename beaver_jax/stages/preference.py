@@ -138,6 +138,7 @@ def load(
         **inputs.compute(config.model, 'model'),
     )
     params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
+    params = inputs.few_bits(mesh, config.model, 'model', params)
     normalizer = score.init_normalizer(model.config.score_dim)
     normalizer = jax.device_put(normalizer, sharding.replicated(mesh))
     return model, learning(params), normalizer

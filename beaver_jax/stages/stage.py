@@ -130,7 +130,8 @@ def check_supervised(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     inputs.check_parts('parts', config.batch_size, config.parts, mesh)
     inputs.check_counts(config, 'max_length')
     inputs.compute(config.model, 'model')
-    learning.settings(config.model, 'model')
+    lora = learning.settings(config.model, 'model')
+    inputs.check_quantize(config.model, 'model', learns=not lora.rank)
     optimizer(config, 'optimizer', inputs.count_steps(config, rows=1))
 
 

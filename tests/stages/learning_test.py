@@ -15,6 +15,7 @@ from beaver_jax import sharding
 from beaver_jax import train
 from beaver_jax.models import fingerprint
 from beaver_jax.models import hf
+from beaver_jax.models import quantize
 from beaver_jax.stages import inputs
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import ppo_models
@@ -176,6 +177,29 @@ def test_a_policy_learns_adapters_over_shared_models(
     exported_as_at_the_end(tmp_path / 'run' / 'ppo_lag', tmp_path)
 
 
+def test_a_policy_learns_adapters_over_few_bits(chain, configs, few_rows, tmp_path):
+    starts = micro.models(chain, 'sft', 'reward', 'cost')
+    more = {'run': tmp_path / 'run', **few_rows, **starts}
+    more |= overrides('actor', 'critic')
+    more |= {'actor.quantize': 'int4', 'reward.quantize': 'int8', 'iterations': 2}
+    train.main(micro.arguments(configs, 'ppo_lag', more))
+    stage = tmp_path / 'run' / 'ppo_lag'
+    rows = metrics.read(stage / 'metrics.jsonl')
+    assert all(row['train/bad_steps'] == 0 for row in rows)
+    # The reference has the same few bits.
+    assert rows[0]['train/kl_divergence'] == pytest.approx(0, abs=1e-4)
+    # What is left is what the bits stand for, and what was learnt on them.
+    name = 'model.layers.1.self_attn.q_proj'
+    held = safetensors_numpy.load_file(stage / 'adapter' / 'adapter_model.safetensors')
+    a, b = (held[f'base_model.model.{name}.lora_{part}.weight'] for part in 'AB')
+    kernel = tensors(chain / 'sft' / 'model')[f'{name}.weight'].T
+    few = quantize.quantize(kernel, 'int4')
+    wide = np.asarray(quantize.dequantize(few, 'float32')).T
+    merged = tensors(stage / 'model')[f'{name}.weight']
+    assert np.abs(wide - kernel.T).max() > 1e-3
+    np.testing.assert_allclose(merged, wide + 2 * b @ a, atol=1e-6)
+
+
 def test_score_models_learn_adapters_and_their_head(chain, configs, few_rows, tmp_path):
     run = tmp_path / 'run'
     more = {'run': run, **few_rows, 'model.init': chain / 'sft', **overrides('model')}
@@ -210,6 +234,14 @@ def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):
     )
     assert line('sft', base=chain / 'sft', **overrides('model', rank=-2)) == (
         'Error: config.model.lora.rank=-2; must not be negative.'
+    )
+    few = {'base': chain / 'sft', 'model.quantize': 'int8'}
+    assert line('sft', **few) == (
+        "Error: config.model.quantize='int8' is for frozen parameters; let adapters "
+        'learn over them, --config.model.lora.rank=16, or leave it at none.'
+    )
+    assert line('sft', **few | {'model.quantize': 'int2'}) == (
+        "Error: config.model.quantize='int2'; known: none, int8, int4."
     )
 
 
