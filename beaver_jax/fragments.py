@@ -154,7 +154,11 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     config.reward = model(run_ref + '/reward')
     config.reward.normalize = False
     config.reward.output = 0  # of the reward model's head
-    config.critic = _dict(dtype='float32', remat='none', lora=lora())
+    config.reward.max_length = 0  # as in `cost`
+    # Empty: each critic starts from the score model whose values it learns; where that
+    # has another tokenizer than the actor, from config.actor.init under a fresh head.
+    # A directory with the actor's tokenizer: from there, a score model or a policy.
+    config.critic = _dict(init='', dtype='float32', remat='none', lora=lora())
     config.max_prompt_length = 256
     config.max_response_length = 256
     config.iterations = 1000
@@ -240,6 +244,9 @@ def cost(init, *, threshold: float | None, shaping: float | None = None):
     section = model(init)
     section.normalize = False
     section.output = 0  # of the cost model's head
+    # Of sequences in its own ids, where its tokenizer is not the policy's; 0 is twice
+    # config.max_prompt_length + config.max_response_length, as far as it has positions.
+    section.max_length = 0
     section.threshold = _maybe(float, threshold)
     section.multiplier_init = 1.0
     section.shaping = _maybe(float, shaping)

@@ -46,6 +46,13 @@ class Samples(struct.PyTreeNode):
     truncated: jax.Array  # [B] bool, cut by length: no EOS
 
 
+class Sequences(struct.PyTreeNode):
+    """Whole conversations in the ids of a scorer's own tokenizer, right padded."""
+
+    tokens: jax.Array  # [B, T] int32
+    mask: jax.Array  # [B, T] bool
+
+
 class Experience(struct.PyTreeNode):
     """Samples with all that an update needs to know of them. One key per constraint."""
 

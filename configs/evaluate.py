@@ -30,6 +30,7 @@ def get_config(preset='tiny'):
     config.reward = fragments.model(run + '/reward')
     config.reward.normalize = False
     config.reward.output = 0
+    config.reward.max_length = 0  # as in fragments.cost
     config.costs.harm = fragments.cost(run + '/cost', threshold=None)
     config.costs.harm.normalize = preset == 'tiny'  # as in configs/ppo_lag.py
     config.max_prompt_length = 32 if preset == 'tiny' else 256

@@ -92,14 +92,26 @@ def encode_prompt(
         ValueError: `turns` has an even number of texts, or the template alone is longer
             than `max_length`.
     """
+    kept = shorten(tokenizer, turns, max_length=max_length)
+    return [token for piece in encode_turns(tokenizer, kept) for token in piece]
+
+
+def shorten(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], *, max_length: int
+) -> tuple[str, ...]:
+    """What of a prompt's turns `encode_prompt` keeps.
+
+    Args and errors: see there.
+    """
     template.check_turns(turns)
     pieces = encode_turns(tokenizer, turns)
     first = 0
     while len(pieces) > 1 and sum(map(len, pieces)) > max_length:
         first += 2
         pieces = [_encode_user(tokenizer, turns[first], first=True), *pieces[3:]]
-    ids = [token for piece in pieces for token in piece]
-    return ids if len(ids) <= max_length else _cut(tokenizer, turns[-1], max_length)
+    if sum(map(len, pieces)) <= max_length:
+        return tuple(turns[first:])
+    return (_cut(tokenizer, turns[-1], max_length),)
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
@@ -133,6 +145,17 @@ def encode_turns(
         else encode_response(tokenizer, text)
         for i, text in enumerate(turns)
     ]
+
+
+def gives_same_ids(
+    tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
+) -> bool:
+    """Whether two tokenizers give conversations the same ids, template included."""
+    if tokenizer.get_vocab() != other.get_vocab():
+        return False
+    # Of one vocabulary, spaces, BOS, EOS and the template may still differ.
+    turns = ('Why  not?\n Ask (me).', ' So: 12.', 'And\tthen?', 'Well. é')
+    return encode_turns(tokenizer, turns) == encode_turns(other, turns)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -223,27 +246,25 @@ def _encode_user(
     return _encode(tokenizer, turn)[0] if ids is None else ids
 
 
-def _cut(
-    tokenizer: PreTrainedTokenizerBase, question: str, max_length: int
-) -> list[int]:
-    """Ids of the prompt of one turn, with as much of the question's start as fits."""
+def _cut(tokenizer: PreTrainedTokenizerBase, question: str, max_length: int) -> str:
+    """As much of the start of a prompt's only question as fits."""
 
-    def encode(size: int) -> list[int]:
-        return _encode_user(tokenizer, question[:size].rstrip(), first=True)
+    def length(size: int) -> int:
+        return len(_encode_user(tokenizer, question[:size].rstrip(), first=True))
 
-    if len(encode(0)) > max_length:
+    if length(0) > max_length:
         raise ValueError(
             f'max_length={max_length} leaves no room for a question: the conversation '
-            f'template alone takes {len(encode(0))} tokens; give it more.'
+            f'template alone takes {length(0)} tokens; give it more.'
         )
     fits, too_long = 0, len(question)
     while too_long - fits > 1:
         size = (fits + too_long) // 2
-        if len(encode(size)) <= max_length:
+        if length(size) <= max_length:
             fits = size
         else:
             too_long = size
-    return encode(fits)
+    return question[:fits].rstrip()
 
 
 def _write(model: bytes, directory: pathlib.Path) -> None:

@@ -71,6 +71,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     """
     inputs.check_loop(config)
     inputs.check_counts(config, 'max_prompt_length', 'max_response_length')
+    inputs.check_max_lengths(config)
     inputs.settings(sampling.Sampler, 'sampler', config.sampler)
     for name in ('policy', 'reward'):
         inputs.compute(config[name], name)

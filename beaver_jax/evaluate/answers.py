@@ -18,6 +18,7 @@ from beaver_jax.evaluate import evaluators
 from beaver_jax.models import hf
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
+from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
 from beaver_jax.stages import ppo_models
 from beaver_jax.stages import ppo_settings
@@ -38,9 +39,10 @@ class Scorer:
             scorers[f'costs.{name}'] = ppo_models.scorer(cost, mesh, f'costs.{name}')
         self._params = {name: params for name, (_, params) in scorers.items()}
         self._score = jax.jit(
-            lambda params, samples: {
-                name: fn(params[name], samples.tokens, samples.mask)
+            lambda params, samples, views: {
+                name: fn(params[name], read.tokens, read.mask)
                 for name, (fn, _) in scorers.items()
+                for read in [views.get(name, samples)]
             }
         )
 
@@ -52,8 +54,8 @@ class Scorer:
           path: Its directory, or that of its stage.
 
         Raises:
-          InputError: It is no model, is made for shorter sequences, or its tokenizer
-            is not that of the score models.
+          InputError: It is no model, is made for shorter sequences, or the score
+            models cannot read its answers.
         """
         config = self._config
         directory = inputs.model_directory(f'models.{name}', path)
@@ -61,9 +63,7 @@ class Scorer:
             config, hf.decoder_config(hf.read_hf_config(directory))
         )
         tokenizer = inputs.load_tokenizer(f'models.{name}', path)
-        inputs.check_same_tokenizer(tokenizer, 'reward.init', config.reward.init)
-        for cost, section in config.costs.items():
-            inputs.check_same_tokenizer(tokenizer, f'costs.{cost}.init', section.init)
+        bridge.announce(bridge.readers(config, tokenizer), name)
 
     def answer(
         self, name: str, path: str, prompts: Sequence[sources.Prompt]
@@ -102,12 +102,20 @@ class Scorer:
             shard=inputs.process_shard(),
             once=True,
         )
+        views_of = bridge.make(
+            self._mesh,
+            tokenizer,
+            prompts,
+            bridge.readers(config, tokenizer),
+            max_prompt_length=config.max_prompt_length,
+        )
         key = jax.random.key(config.seed)
         parts = []
         for batch in dataset:
             batch = sharding.put_batch(self._mesh, batch)
             samples = sample(params, batch, key)
-            scores = self._score(self._params, samples)
+            views, _ = views_of(batch.row, samples)
+            scores = self._score(self._params, samples, views)
             parts.append(sharding.to_host((batch.row, samples, scores)))
         row, samples, scores = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         real = np.flatnonzero(row >= 0)

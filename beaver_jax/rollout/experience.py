@@ -54,6 +54,7 @@ def score_samples(
     scorers: Scorers,
     temperature: float,
     chunks: int = 1,
+    views: Mapping[str, types.Sequences] | None = None,
 ) -> types.Experience:
     """Computes all that an update needs to know of samples.
 
@@ -64,18 +65,26 @@ def score_samples(
       scorers: The functions.
       temperature: That of sampling, for the reference's log-probabilities.
       chunks: The rows are scored in this many parts, one after the other; divides B.
+      views: The samples in the ids of scorers with tokenizers of their own: of
+        'reward', and of 'costs.<scorer>'. All else reads the samples' ids.
     """
+    views = dict(views or {})
     if chunks == 1:
-        return _score(params, samples, scorers, temperature)
+        return _score(params, samples, views, scorers, temperature)
     parts = jax.lax.map(
-        lambda part: _score(params, part, scorers, temperature),
-        sharding.split_rows(samples, chunks),
+        lambda part: _score(params, part[0], part[1], scorers, temperature),
+        sharding.split_rows((samples, views), chunks),
     )
     return sharding.merge_rows(parts)
 
 
-def _score(params, samples, scorers, temperature) -> types.Experience:
+def _score(params, samples, views, scorers, temperature) -> types.Experience:
     tokens, mask = samples.tokens, samples.mask
+
+    def read_by(name):
+        view = views.get(name, samples)
+        return view.tokens, view.mask
+
     length = samples.response_mask.shape[1]
     ref_logps, _ = scoring.response_logps(
         scorers.reference,
@@ -86,7 +95,7 @@ def _score(params, samples, scorers, temperature) -> types.Experience:
         temperature=temperature,
     )
     by_scorer = {
-        name: scorer(params['costs'][name], tokens, mask)
+        name: scorer(params['costs'][name], *read_by(f'costs.{name}'))
         for name, scorer in scorers.costs.items()
     }
     costs = {
@@ -102,7 +111,7 @@ def _score(params, samples, scorers, temperature) -> types.Experience:
     return types.Experience(
         samples=samples,
         ref_logps=jnp.where(samples.response_mask, ref_logps, 0.0),
-        reward=scorers.reward(params['reward'], tokens, mask)[:, 0],
+        reward=scorers.reward(params['reward'], *read_by('reward'))[:, 0],
         costs=costs,
         reward_values=scoring.response_values(
             scorers.reward_critic,

@@ -177,14 +177,16 @@ def check_length(config: model_lib.TransformerConfig, length: int, name: str) ->
         )
 
 
-def check_same_tokenizer(ours: Tokenizer, where: str, path: str) -> None:
-    """Refuses a score model whose tokenizer is not the actor's."""
-    theirs = load_tokenizer(where, path)
-    if ours.get_vocab() != theirs.get_vocab():
-        raise InputError(
-            f'config.{where}={path!r} has another tokenizer than the actor; '
-            'score models must be trained with the tokenizer of the actor.'
-        )
+def check_max_lengths(config: ml_collections.ConfigDict) -> None:
+    """Refuses negative lengths of what score models read."""
+    sections = {'reward': config.reward}
+    sections |= {f'costs.{name}': cost for name, cost in config.costs.items()}
+    for name, section in sections.items():
+        if section.max_length < 0:
+            raise InputError(
+                f'config.{name}.max_length={section.max_length}; must not be negative; '
+                '0 is twice the length of prompt and response.'
+            )
 
 
 def causal_lm(

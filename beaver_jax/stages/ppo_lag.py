@@ -20,6 +20,7 @@ from beaver_jax.data import sources
 from beaver_jax.rollout import experience
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
+from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
 from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_models
@@ -27,7 +28,6 @@ from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import records
 from beaver_jax.stages import sft
 from beaver_jax.stages import stage as stage_lib
-from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
 
 
@@ -35,7 +35,12 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     """Builds models, data and step of `configs/ppo_lag.py` and its settings."""
     settings, thresholds = ppo_settings.check(config, mesh)
     tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
-    feed, counts = _feed(config, mesh, tokenizer, settings)
+    counts: Counter = Counter()
+    prompts, supervised = rows(config, counts)
+    feed = _feed(config, mesh, tokenizer, prompts, supervised, counts)
+    found = records.log_counts(config, counts, 'rollout.prompts', 'max_prompt_length')
+    readers = bridge.readers(config, tokenizer)
+    bridge.announce(readers, 'the actor')
     loaded = ppo_models.load(config, mesh, tokenizer, tuple(thresholds))
     updates = config.iterations * settings.epochs * settings.minibatches
     actor_optimizer, actor_rate = stage_lib.optimizer(
@@ -84,6 +89,13 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         step=iteration(
             rollout_fn(config, loaded, tokenizer),
             scoring_fn(config, loaded),
+            bridge.make(
+                mesh,
+                tokenizer,
+                prompts,
+                readers,
+                max_prompt_length=config.max_prompt_length,
+            ),
             stage_lib.compile_step(mesh, learn, state),
             loaded.frozen,
             loaded.bases(),
@@ -94,7 +106,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         export=functools.partial(_export, config, mesh, loaded, tokenizer),
         rates=rates,
         headline=('train/reward', 'train/cost', 'train/lambda', 'train/kl_divergence'),
-        data=counts,
+        data=found,
         summarize=functools.partial(summarize, config, thresholds),
         bases=ppo_models.fingerprints(config, tuple(thresholds)),
     )
@@ -163,9 +175,9 @@ def rollout_fn(
 def scoring_fn(
     config: ml_collections.ConfigDict, loaded: ppo_models.Loaded
 ) -> Callable[..., Any]:
-    """Compiled (params of experience.score_samples, bases, samples) to experience."""
+    """Compiled `experience.score_samples`: (params, bases, samples, views)."""
 
-    def score_samples(params, bases, samples):
+    def score_samples(params, bases, samples, views):
         critics = {
             'reward_critic': loaded.reward_critic.overlay(
                 bases['reward_critic'], params['reward_critic']
@@ -183,6 +195,7 @@ def scoring_fn(
             scorers=loaded.scorers,
             temperature=config.rollout.temperature,
             chunks=config.rollout.chunks,
+            views=views,
         )
 
     return jax.jit(score_samples)
@@ -191,6 +204,7 @@ def scoring_fn(
 def iteration(
     rollout: Callable[..., Any],
     score_samples: Callable[..., Any],
+    views_of: bridge.Bridge,
     learn: Callable[..., Any],
     frozen: Mapping[str, Any],
     bases: Mapping[str, Any],
@@ -209,10 +223,12 @@ def iteration(
             'reward_critic': state.reward_critic.params,
             'cost_critics': {n: c.params for n, c in state.cost_critics.items()},
         }
-        scored = jax.block_until_ready(score_samples(params, bases, samples))
+        views, cut = views_of(batch['prompts'].row, samples)
+        scored = jax.block_until_ready(score_samples(params, bases, samples, views))
         experienced = time.perf_counter()
         rows = (scored, batch.get('ptx'))
         state, metrics = learn(state, (rows, bases), learn_key)
+        metrics |= {f'train/{n}_reencoded_truncated_share': cut[n] for n in cut}
         jax.block_until_ready(metrics)
         done = time.perf_counter()
         tokens = float(metrics['train/mean_generated_length']) * scored.reward.shape[0]
@@ -231,11 +247,11 @@ def _feed(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
     tokenizer: inputs.Tokenizer,
-    settings: ppo_config.PPOConfig,
-) -> tuple[stage_lib.Feed, dict[str, int]]:
-    """Prompts, and as many supervised rows as samples where PTX has a weight."""
-    counts: Counter = Counter()
-    prompts, supervised = rows(config, counts)
+    prompts: list[sources.Prompt],
+    supervised: list[sources.Demonstration],
+    counts: Counter,
+) -> stage_lib.Feed:
+    """Prompts, and as many supervised rows as samples where there are any."""
     shared = {'seed': config.seed, 'shard': inputs.process_shard()}
     datasets = {
         'prompts': batches.prompts(
@@ -247,7 +263,7 @@ def _feed(
             **shared,
         )
     }
-    if settings.ptx_coeff > 0:
+    if supervised:
         datasets['ptx'] = batches.sft(
             supervised,
             tokenizer,
@@ -255,9 +271,7 @@ def _feed(
             batch_size=config.rollout.prompts * config.rollout.samples_per_prompt,
             **shared,
         )
-    return stage_lib.Feed(mesh, datasets), records.log_counts(
-        config, counts, 'rollout.prompts', 'max_prompt_length'
-    )
+    return stage_lib.Feed(mesh, datasets)
 
 
 def rows(

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 import ml_collections
 
 from beaver_jax import scoring
-from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.rollout import experience
+from beaver_jax.stages import critics
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import ppo_settings
@@ -81,8 +80,7 @@ def load(
     tokenizer: inputs.Tokenizer,
     constraints: tuple[str, ...],
 ) -> Loaded:
-    """Loads actor, reference, reward and cost models, and critics from the latter."""
-    inputs.check_same_tokenizer(tokenizer, 'reward.init', config.reward.init)
+    """Loads actor, reference, reward and cost models, and makes the critics."""
     lora = learning_lib.settings(config.actor, 'actor')
     actor, actor_params = inputs.causal_lm(
         mesh, config.actor, 'actor', frozen=lora.rank > 0
@@ -94,20 +92,15 @@ def load(
     reward_fn, reward_params = scorer(config.reward, mesh, 'reward')
     cost_fns, cost_params, costs = {}, {}, {}
     for name, cost in config.costs.items():
-        inputs.check_same_tokenizer(tokenizer, f'costs.{name}.init', cost.init)
         cost_fns[name], cost_params[name] = scorer(cost, mesh, f'costs.{name}')
         costs[name] = experience.Cost(name, cost.output)
-    reward_critic, reward_critic_learning = critic(
-        config, config.reward, mesh, 'reward', reward_params['model']
+    reward_critic, reward_critic_learning = critics.critic(
+        config, mesh, tokenizer, 'reward', reward_params['model']
     )
     cost_critics, cost_critic_learning = {}, {}
     for name in constraints:
-        cost_critics[name], cost_critic_learning[name] = critic(
-            config,
-            config.costs[name],
-            mesh,
-            f'costs.{name}',
-            cost_params[name]['model'],
+        cost_critics[name], cost_critic_learning[name] = critics.critic(
+            config, mesh, tokenizer, f'costs.{name}', cost_params[name]['model']
         )
     return Loaded(
         networks=ppo_lag.Networks(actor, reward_critic, cost_critics),
@@ -165,34 +158,3 @@ def scorer(
         )
 
     return end_scores, {'model': params, 'normalizer': normalizer}
-
-
-def critic(
-    config: ml_collections.ConfigDict,
-    section: ml_collections.ConfigDict,
-    mesh: Mesh,
-    name: str,
-    scorer_params: Any,
-) -> tuple[score.ScoreModel, learning_lib.Learning]:
-    """A critic that starts from the score model whose values it learns.
-
-    Adapters stand on that model's own parameters, which are not loaded again.
-    """
-    settings = ml_collections.ConfigDict(config.critic.to_dict())
-    settings.init = section.init
-    lora = learning_lib.settings(config.critic, 'critic')
-    if lora.rank:
-        directory = inputs.model_directory(f'{name}.init', section.init)
-        model = hf.score_model(directory, **inputs.compute(settings, 'critic'))
-        params = scorer_params
-    else:
-        model, params, _ = inputs.score_model(mesh, settings, name)
-    columns = slice(section.output, section.output + 1)
-    head = jax.tree.map(lambda x: x[..., columns], params['score_head'])
-    model_config = dataclasses.replace(
-        model.config, score_type='critic', score_dim=1, normalize=False
-    )
-    params = params | {'score_head': head}
-    return score.ScoreModel(model_config), learning_lib.of(
-        lora, 'critic', mesh, params, config.seed
-    )

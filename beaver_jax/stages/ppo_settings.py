@@ -35,6 +35,7 @@ def check(
         'max_response_length',
         'rollout.samples_per_prompt',
     )
+    inputs.check_max_lengths(config)
     for name in ('actor', 'reference', 'reward', 'critic'):
         inputs.compute(config[name], name)
     for name in ('actor', 'critic'):

@@ -156,3 +156,24 @@ def test_scoring_in_parts_changes_nothing(models, samples):
     whole = experience_of(models, 1)(params, samples)
     parts = experience_of(models, 2)(params, samples)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
+
+
+@pytest.mark.parametrize('chunks', [1, 2])
+def test_a_scorer_with_a_view_reads_that(models, samples, chunks):
+    _, params = scorers_of(models)
+    # Row i has i + 2 tokens of its own, other ones than the samples have.
+    view = types.Sequences(
+        tokens=jnp.flip(samples.tokens[:, :6], axis=1),
+        mask=jnp.arange(6)[None] < jnp.arange(2, 6)[:, None],
+    )
+    views = {'reward': view, 'costs.length': view}
+    plain = experience_of(models, chunks)(params, samples)
+    found = experience_of(models, chunks)(params, samples, views=views)
+    expected = end_scores(models.reward[0])(params['reward'], view.tokens, view.mask)
+    np.testing.assert_allclose(found.reward, expected[:, 0], atol=1e-5)
+    # Half of its 2, 3, 4 and 5 tokens.
+    np.testing.assert_allclose(found.costs['long'], [1.0, 1.5, 2.0, 2.5])
+    # All else reads the samples.
+    np.testing.assert_array_equal(found.costs['harm'], plain.costs['harm'])
+    np.testing.assert_array_equal(found.reward_values, plain.reward_values)
+    np.testing.assert_array_equal(found.ref_logps, plain.ref_logps)

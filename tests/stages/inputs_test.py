@@ -1,7 +1,5 @@
 """What a stage starts from."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -123,20 +121,3 @@ def test_a_tokenizer_with_more_tokens_than_embeddings(chain):
     assert str(caught.value).startswith(
         f'config.model: the tokenizer has {count} tokens, the model 13 embeddings; '
     )
-
-
-def test_another_tokenizer_than_the_actors(chain, tmp_path):
-    tokenizer = inputs.load_tokenizer('actor.init', str(chain / 'sft'))
-    other = chain / 'reward' / 'model'
-    inputs.check_same_tokenizer(tokenizer, 'reward.init', str(other))
-    for file in other.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    text = json.loads((tmp_path / 'tokenizer.json').read_text())
-    vocab = text['model']['vocab']
-    first, second = list(vocab)[10:12]
-    vocab[first], vocab[second] = vocab[second], vocab[first]
-    (tmp_path / 'tokenizer.json').write_text(json.dumps(text))
-    with pytest.raises(
-        inputs.InputError, match=r'has another tokenizer than the actor'
-    ):
-        inputs.check_same_tokenizer(tokenizer, 'reward.init', str(tmp_path))

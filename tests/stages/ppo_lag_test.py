@@ -10,7 +10,9 @@ import pytest
 from beaver_jax import config as config_lib
 from beaver_jax import sharding
 from beaver_jax import stages
+from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import hf
+from beaver_jax.stages import critics
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import ppo_models
 from tests import micro
@@ -106,9 +108,9 @@ def test_a_critic_takes_the_output_that_the_constraint_measures(load, mesh, chai
     with config.unlocked():
         config.costs.harm.init = str(directory)
         config.costs.harm.output = 1
-    critic, learning = ppo_models.critic(
-        config, config.costs.harm, mesh, 'costs.harm', two
-    )
+    tokenizer = ppo_lag.inputs.load_tokenizer('actor.init', config.actor.init)
+    tokenizer_lib.save(tokenizer, directory)
+    critic, learning = critics.critic(config, mesh, tokenizer, 'costs.harm', two)
     found = learning.params
     np.testing.assert_array_equal(found['score_head']['kernel'], two_kernel(two)[:, 1:])
     np.testing.assert_array_equal(found['score_head']['bias'], [2])
