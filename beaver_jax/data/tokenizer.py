@@ -7,8 +7,10 @@ conversation are put together turn by turn, with BOS and EOS as ids.
 
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import functools
 import io
 import json
+import logging
 import os
 import pathlib
 import re
@@ -20,14 +22,20 @@ from transformers import PreTrainedTokenizerBase
 
 from beaver_jax.data import template
 
+log = logging.getLogger(__name__)
 UNK, BOS, EOS, PAD = range(4)  # ids in vocabularies trained here, as LLaMA numbers them
 
 
 def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a local directory; code in the directory is never run.
 
-    A tokenizer without a padding id gets EOS as one. This adds no id to the vocabulary
-    and changes no result: masks come from lengths, never from ids.
+    Its special tokens by rule, each rule that was needed logged once:
+
+    - EOS ends every answer; there is no tokenizer without one.
+    - BOS begins every conversation where there is one, also where it is the EOS
+      (GPT-2, GPT-NeoX, OPT); without one (Qwen2) nothing stands before the template.
+    - Padding that is missing (GPT-2, LLaMA) is the EOS. This adds no id to the
+      vocabulary and changes no result: masks come from lengths, never from ids.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -62,7 +70,16 @@ def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+        _say(path, f'no padding token; {tokenizer.eos_token!r}, the EOS, serves as one')
+    if tokenizer.bos_token_id is None:
+        _say(path, 'no BOS token; conversations begin with the template')
     return tokenizer
+
+
+@functools.cache
+def _say(path: pathlib.Path, rule: str) -> None:
+    """Logs a rule that a tokenizer needed, once."""
+    log.info('the tokenizer in %s has %s', path, rule)
 
 
 def save(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike[str]) -> None:
