@@ -158,7 +158,12 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     # Empty: each critic starts from the score model whose values it learns; where that
     # has another tokenizer than the actor, from config.actor.init under a fresh head.
     # A directory with the actor's tokenizer: from there, a score model or a policy.
-    config.critic = _dict(init='', dtype='float32', remat='none', lora=lora())
+    config.critic = model('')
+    config.critic.lora = lora()
+    # With adapters: reward and cost models and their critics stand on the actor's base
+    # as well, which is then in memory once. Needs score models that are adapters over
+    # it: their stages, with model.lora.rank above 0, leave them; a chain sees to that.
+    config.share_base = False
     config.max_prompt_length = 256
     config.max_response_length = 256
     config.iterations = 1000

@@ -17,6 +17,10 @@ MEANINGS = (
     ('base', "model directory that the run's SFT starts from; empty: a fresh model"),
     ('seed', 'of data order, sampling and fresh parameters'),
     ('if_exists', 'directory begun by another config: refuse, resume or overwrite'),
+    (
+        'share_base',
+        "reward, cost models and critics are adapters over the actor's base",
+    ),
     ('max_bad_steps', 'non-finite updates in a row that end the run'),
     # Machines and logs.
     (r'mesh\.data', 'replicas that see different rows; -1: all devices that are left'),
@@ -61,6 +65,10 @@ MEANINGS = (
     (r'model\.head\.momentum', 'of ExponentialMovingAverage'),
     (r'(reward|costs\..+)\.normalize', "scores go through the model's normalizer"),
     (r'(reward|costs\..+)\.output', "which output of the model's head"),
+    (
+        r'(reward|costs\..+)\.max_length',
+        'tokens that a score model with another tokenizer reads; 0: twice the limits',
+    ),
     (r'costs\..+\.threshold', 'd: the mean cost is held below it; none: no constraint'),
     (r'costs\..+\.multiplier_init', 'λ at the start'),
     (r'costs\..+\.shaping', 'fixed weight subtracted from the reward; none: off'),

@@ -20,8 +20,8 @@ from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
-from beaver_jax.stages import ppo_models
 from beaver_jax.stages import ppo_settings
+from beaver_jax.stages import scorers as scorers_lib
 
 
 class Scorer:
@@ -34,14 +34,14 @@ class Scorer:
           InputError: One is missing.
         """
         self._config, self._mesh = config, mesh
-        scorers = {'reward': ppo_models.scorer(config.reward, mesh, 'reward')}
+        scorers = {'reward': scorers_lib.scorer(config.reward, mesh, 'reward')}
         for name, cost in config.costs.items():
-            scorers[f'costs.{name}'] = ppo_models.scorer(cost, mesh, f'costs.{name}')
-        self._params = {name: params for name, (_, params) in scorers.items()}
+            scorers[f'costs.{name}'] = scorers_lib.scorer(cost, mesh, f'costs.{name}')
+        self._params = {name: one.params() for name, one in scorers.items()}
         self._score = jax.jit(
             lambda params, samples, views: {
-                name: fn(params[name], read.tokens, read.mask)
-                for name, (fn, _) in scorers.items()
+                name: one.function(params[name], read.tokens, read.mask)
+                for name, one in scorers.items()
                 for read in [views.get(name, samples)]
             }
         )

@@ -5,9 +5,10 @@ one adapter of the rank of all together: with n adapted maps A is [A_1 … A_n],
 B_i in the rows of rank i and the columns of map i, and zeros elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 import pathlib
+import re
 
 from flax import traverse_util
 import numpy as np
@@ -18,12 +19,13 @@ from beaver_jax.models import lora
 from beaver_jax.models import weights as weights_lib
 
 A, B = 'lora_A.weight', 'lora_B.weight'
+WEIGHTS = 'adapter_model.safetensors'
 
 
 def tensors_of(
     config: config_lib.TransformerConfig, adapters: weights_lib.Params
 ) -> dict[str, np.ndarray]:
-    """A causal LM's adapters as {peft's name: array in PyTorch's orientation}.
+    """A decoder's adapters as {peft's name: array in PyTorch's orientation}.
 
     Args:
       config: The decoder.
@@ -45,8 +47,7 @@ def tensors_of(
         whole = {A: np.concatenate(down, axis=-1), B: np.concatenate(up, axis=-2)}
         for kind, leaf in whole.items():
             for i, layer in enumerate(leaf if '{}' in theirs else leaf[None]):
-                name = f'base_model.model.{theirs.format(i)}.{kind}'
-                tensors[name] = np.ascontiguousarray(layer.T)
+                tensors[_name(theirs, i, kind)] = np.ascontiguousarray(layer.T)
     return tensors
 
 
@@ -59,10 +60,57 @@ def _among(
     """B of a module, [..., r, out], to the outputs of all parts of its tensor."""
     if len(parts) == 1:
         return up
-    groups = families.FAMILIES[config.family].groups(config.num_heads)
-    entry = weights_lib.Entry(module, (), True, True, 0, len(parts), groups)
     nothing = np.zeros_like(up)
-    return entry.merge([up if part == module else nothing for part in parts])
+    return _entry(config, parts, module).merge(
+        [up if part == module else nothing for part in parts]
+    )
+
+
+def adapters_of(
+    config: config_lib.TransformerConfig,
+    settings: lora.LoraConfig,
+    tensors: Mapping[str, np.ndarray],
+) -> weights_lib.Params:
+    """The inverse of `tensors_of`; other tensors are left out.
+
+    Args:
+      config: The decoder.
+      settings: Of the adapters.
+      tensors: By peft's names.
+    """
+    adapters = {}
+    modules = families.FAMILIES[config.family].modules
+    for theirs in dict.fromkeys(modules.values()):
+        layers = range(config.num_layers) if '{}' in theirs else range(1)
+        if _name(theirs, 0, A) not in tensors:
+            continue
+        down, up = (
+            np.stack([tensors[_name(theirs, i, kind)].T for i in layers])
+            for kind in (A, B)
+        )
+        parts = [ours for ours, name in modules.items() if name == theirs]
+        adapted = [ours for ours in parts if re.fullmatch(settings.targets, ours)]
+        for i, ours in enumerate(adapted):
+            ranks = slice(i * settings.rank, (i + 1) * settings.rank)
+            a = down[..., ranks]
+            b = _entry(config, parts, ours).split(up[..., ranks, :])
+            adapters[f'{ours}/{lora.A}'] = a if '{}' in theirs else a[0]
+            adapters[f'{ours}/{lora.B}'] = b if '{}' in theirs else b[0]
+    return traverse_util.unflatten_dict(adapters, sep='/')
+
+
+def _name(theirs: str, layer: int, kind: str) -> str:
+    return f'base_model.model.{theirs.format(layer)}.{kind}'
+
+
+def _entry(
+    config: config_lib.TransformerConfig, parts: Sequence[str], module: str
+) -> weights_lib.Entry:
+    """Where a module stands in the tensor that holds all parts."""
+    groups = families.FAMILIES[config.family].groups(config.num_heads)
+    return weights_lib.Entry(
+        module, (), True, True, parts.index(module), len(parts), groups
+    )
 
 
 def save(
@@ -72,8 +120,9 @@ def save(
     tensors: dict[str, np.ndarray],
     *,
     base: str,
+    head: np.ndarray | None = None,
 ) -> None:
-    """Writes a causal LM's adapters as a directory that `peft` loads.
+    """Writes adapters as a directory that `peft` loads.
 
     Args:
       directory: Made if it does not exist.
@@ -81,6 +130,8 @@ def save(
       settings: Of the adapters.
       tensors: Of `tensors_of`.
       base: Name or path of the model that they stand on.
+      head: Kernel [D, outputs] of a score model's head, for a classifier without bias;
+        None for a causal LM.
 
     Raises:
       OSError: A file cannot be written.
@@ -89,12 +140,13 @@ def save(
     ranks = {
         theirs.rpartition('{}.')[2]: tensors[name].shape[0]
         for theirs in family.modules.values()
-        if (name := f'base_model.model.{theirs.format(0)}.{A}') in tensors
+        if (name := _name(theirs, 0, A)) in tensors
     }
     fused = {name: rank for name, rank in ranks.items() if rank != settings.rank}
     described = {
         'peft_type': 'LORA',
-        'task_type': 'CAUSAL_LM',
+        'task_type': 'CAUSAL_LM' if head is None else 'SEQ_CLS',
+        'modules_to_save': None if head is None else ['score'],
         'base_model_name_or_path': base,
         'r': settings.rank,
         'lora_alpha': settings.alpha,
@@ -111,7 +163,10 @@ def save(
         'inference_mode': True,
         'target_modules': sorted(ranks),
     }
+    if head is not None:
+        kernel = np.ascontiguousarray(head.T)
+        tensors = tensors | {'base_model.model.score.weight': kernel}
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    weights_lib.save_file(directory / 'adapter_model.safetensors', tensors)
+    weights_lib.save_file(directory / WEIGHTS, tensors)
     weights_lib.save_json(directory / 'adapter_config.json', described)

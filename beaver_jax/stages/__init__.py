@@ -22,6 +22,7 @@ from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import preference
 from beaver_jax.stages import records
 from beaver_jax.stages import sft
+from beaver_jax.stages import shared_base
 from beaver_jax.stages import stage as stage_lib
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,8 @@ def _check(
     for name, path in _inits(config):
         if pathlib.Path(path) not in made:
             inputs.model_directory(name, path)
+    if config.stage in REINFORCED:
+        shared_base.check_inputs(config, made)
 
 
 def _why(config: ml_collections.ConfigDict, wanted: Sequence[Any]) -> str:
@@ -166,6 +169,10 @@ def sibling(
         if 'max_length' in other and 'max_response_length' in config:
             # What reinforcement learning scores is as long as what was learnt before.
             other.max_length = config.max_prompt_length + config.max_response_length
+        shares = config.stage in REINFORCED and config.share_base
+        if shares and stage in preference.PREFERRED:
+            # What is to stand on the actor's base must be adapters, as its critic is.
+            other.model.lora = config.critic.lora.copy_and_resolve_references()
     return other
 
 

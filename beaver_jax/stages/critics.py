@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 
@@ -13,6 +14,8 @@ from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import scorers
+from beaver_jax.stages import shared_base
 
 log = logging.getLogger(__name__)
 
@@ -22,53 +25,76 @@ def critic(
     mesh: Mesh,
     tokenizer: inputs.Tokenizer,
     name: str,
-    scorer_params: Any,
+    scorer: scorers.Scorer,
 ) -> tuple[score.ScoreModel, learning_lib.Learning]:
     """A critic of the values of a score model, over the actor's tokens.
 
-    It starts from that model where it has the actor's tokenizer; adapters stand on its
-    own parameters, which are not loaded again. See `start` for other starts.
+    It starts from that model where it has the actor's tokenizer. Adapters stand on that
+    model's own parameters, which are not loaded again; or, where it is adapters itself,
+    begin as a copy of them over the same base. See `start` for other starts.
 
     Args:
       config: Of a stage of reinforcement learning.
       mesh: Where its parameters go.
       tokenizer: The actor's.
       name: Of the score model: 'reward' or 'costs.<name>'.
-      scorer_params: The score model's.
+      scorer: The score model.
 
     Raises:
-      InputError: config.critic.init names no model with the actor's tokenizer.
+      InputError: config.critic.init names no model with the actor's tokenizer; adapters
+        that cannot begin as those of the score model.
     """
-    section = config
-    for part in name.split('.'):
-        section = section[part]
-    key, path = start(config, section, tokenizer, name)
+    key, path = start(config, tokenizer, name)
+    if key == 'actor.init':
+        log.info(
+            'the critic of %s starts from config.actor.init=%r under a fresh head, as '
+            'config.%s.init has another tokenizer; config.critic.init names another '
+            'start',
+            *(name, path, name),
+        )
+    lora = learning_lib.settings(config.critic, 'critic')
+    own = key == f'{name}.init'
+    # The output whose values are learnt; of another model, its first.
+    output = _section(config, name).output if own else 0
     directory = inputs.model_directory(key, path)
-    if hf.is_score_model(hf.read_hf_config(directory)):
-        shared = scorer_params if key == f'{name}.init' else None
-        model, params = _score_model(config, mesh, key, path, shared)
-        # The output whose values are learnt; of another model, its first.
-        output = section.output if key == f'{name}.init' else 0
-        columns = slice(output, output + 1)
-        head = jax.tree.map(lambda x: x[..., columns], params['score_head'])
-        params = params | {'score_head': head}
+    if own and lora.rank:
+        fields = inputs.compute(config.critic, 'critic')
+        backbone = dataclasses.replace(scorer.model.config.backbone, **fields)
+        model_config = dataclasses.replace(scorer.model.config, backbone=backbone)
+        params = scorer.held.params
+    elif hf.is_score_model(hf.read_hf_config(directory)):
+        section = ml_collections.ConfigDict(config.critic.to_dict() | {'init': path})
+        model, params, _ = inputs.score_model(
+            mesh, section, 'critic', frozen=lora.rank > 0
+        )
+        model_config = model.config
     else:
-        model, params = _fresh(config, mesh, directory)
+        model_config, params = _fresh(config, mesh, directory)
+    columns = slice(output, output + 1)
+    head = jax.tree.map(lambda x: x[..., columns], params['score_head'])
+    params = params | {'score_head': head}
     # A critic learns returns, which are in the units of scores as they are.
     model_config = dataclasses.replace(
-        model.config, score_type='critic', score_dim=1, normalize=False
+        model_config, score_type='critic', score_dim=1, normalize=False
     )
-    lora = learning_lib.settings(config.critic, 'critic')
-    return score.ScoreModel(model_config), learning_lib.of(
-        lora, 'critic', mesh, params, config.seed
-    )
+    if own and scorer.held.lora.rank:
+        shared_base.check_critic(name, path, scorer.held.lora, lora)
+        # Copies: what learns is donated.
+        learnt = jax.tree.map(jnp.array, params)
+        learning = learning_lib.Learning(lora, learnt, scorer.held.base)
+    else:
+        learning = learning_lib.of(lora, 'critic', mesh, params, config.seed)
+    return score.ScoreModel(model_config), learning
+
+
+def _section(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    for part in name.split('.'):
+        config = config[part]
+    return config
 
 
 def start(
-    config: ml_collections.ConfigDict,
-    section: ml_collections.ConfigDict,
-    tokenizer: inputs.Tokenizer,
-    name: str,
+    config: ml_collections.ConfigDict, tokenizer: inputs.Tokenizer, name: str
 ) -> tuple[str, str]:
     """What a critic starts from: the config's key, without 'config.', and its value.
 
@@ -79,7 +105,9 @@ def start(
       InputError: config.critic.init has another tokenizer than the actor.
     """
     wanted = config.critic.init
-    key, path = ('critic.init', wanted) if wanted else (f'{name}.init', section.init)
+    key, path = f'{name}.init', _section(config, name).init
+    if wanted:
+        key, path = 'critic.init', wanted
     theirs = inputs.load_tokenizer(key, path)
     # A critic has no template of its own: it reads ids.
     if theirs.get_vocab() == tokenizer.get_vocab():
@@ -90,33 +118,12 @@ def start(
             "critic reads the actor's tokens: name a model with its tokenizer, or "
             'leave it empty.'
         )
-    log.info(
-        'the critic of %s starts from config.actor.init=%r under a fresh head, as '
-        'config.%s has another tokenizer; config.critic.init names another start',
-        name,
-        config.actor.init,
-        key,
-    )
     return 'actor.init', config.actor.init
-
-
-def _score_model(
-    config: ml_collections.ConfigDict, mesh: Mesh, key: str, path: str, shared: Any
-) -> tuple[score.ScoreModel, Any]:
-    """A score model to start from; adapters stand on `shared`, where it is loaded."""
-    lora = config.critic.lora.rank > 0
-    if lora and shared is not None:
-        directory = inputs.model_directory(key, path)
-        fields = inputs.compute(config.critic, 'critic')
-        return hf.score_model(directory, **fields), shared
-    section = ml_collections.ConfigDict(config.critic.to_dict() | {'init': path})
-    model, params, _ = inputs.score_model(mesh, section, 'critic', frozen=lora)
-    return model, params
 
 
 def _fresh(
     config: ml_collections.ConfigDict, mesh: Mesh, directory: Any
-) -> tuple[score.ScoreModel, Any]:
+) -> tuple[config_lib.ScoreConfig, Any]:
     """A language model's decoder under a fresh head."""
     backbone, decoder = hf.load_backbone(
         directory,
@@ -126,4 +133,5 @@ def _fresh(
     )
     model = score.ScoreModel(config_lib.ScoreConfig(backbone, score_type='critic'))
     key = jax.random.key(config.seed)
-    return model, inputs.init_head(mesh, model, decoder, key)
+    params = inputs.init_head(mesh, model, decoder, key)
+    return model.config, inputs.few_bits(mesh, config.critic, 'critic', params)

@@ -12,10 +12,12 @@ import numpy as np
 from beaver_jax import sharding
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as config_lib
+from beaver_jax.models import fingerprint
 from beaver_jax.models import hf
 from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import peft
 from beaver_jax.models import score
+from beaver_jax.models import score_adapter
 from beaver_jax.models import transformer
 from beaver_jax.models import weights
 from beaver_jax.stages import inputs
@@ -99,6 +101,38 @@ def export_adapter(
         if temporary is not None:
             tensors = peft.tensors_of(config, adapters)
             peft.save(temporary, config, lora, tensors, base=str(base.resolve()))
+
+
+def export_score_adapter(
+    config: config_lib.ScoreConfig,
+    lora: lora_lib.LoraConfig,
+    learnt: hf.Params,
+    normalizer: score.Normalizer,
+    init: str,
+    directory: pathlib.Path,
+    form: Form = WIDE,
+) -> None:
+    """Writes a score model's adapters and head; complete, or not at all.
+
+    All processes take part; the first one writes.
+
+    Raises:
+      InputError: float16 cannot hold an adapter.
+    """
+    base = inputs.find_model(init)
+    assert base is not None  # it was loaded from there
+    learnt, normalizer = _gathered(learnt, form.dtype), sharding.to_host(normalizer)
+    with _Directory(directory, form.card) as temporary:
+        if temporary is not None:
+            score_adapter.save(
+                temporary,
+                config,
+                lora,
+                learnt,
+                normalizer,
+                base=str(base.resolve()),
+                fingerprint=fingerprint.of(base),
+            )
 
 
 def export_score_model(

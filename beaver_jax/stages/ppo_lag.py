@@ -108,7 +108,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         headline=('train/reward', 'train/cost', 'train/lambda', 'train/kl_divergence'),
         data=found,
         summarize=functools.partial(summarize, config, thresholds),
-        bases=ppo_models.fingerprints(config, tuple(thresholds)),
+        bases=ppo_models.fingerprints(config, tokenizer, tuple(thresholds)),
     )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from jax.sharding import Mesh
 import ml_collections
 
-from beaver_jax import scoring
-from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.rollout import experience
 from beaver_jax.stages import critics
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
 from beaver_jax.stages import ppo_settings
+from beaver_jax.stages import scorers
+from beaver_jax.stages import shared_base
 from beaver_jax.steps import ppo_lag
 
 
@@ -61,16 +61,17 @@ class Loaded:
 
 
 def fingerprints(
-    config: ml_collections.ConfigDict, constraints: tuple[str, ...]
+    config: ml_collections.ConfigDict,
+    tokenizer: inputs.Tokenizer,
+    constraints: tuple[str, ...],
 ) -> dict[str, str]:
     """Those of the models that the actor's and the critics' adapters stand on."""
     actor = learning_lib.settings(config.actor, 'actor')
     found = learning_lib.fingerprint(actor, 'actor', config.actor.init)
     lora = learning_lib.settings(config.critic, 'critic')
-    scorers = {'reward': config.reward}
-    scorers |= {f'costs.{name}': config.costs[name] for name in constraints}
-    for name, section in scorers.items():
-        found |= learning_lib.fingerprint(lora, name, section.init)
+    for name in ('reward', *(f'costs.{name}' for name in constraints)):
+        key, path = critics.start(config, tokenizer, name)
+        found |= learning_lib.fingerprint(lora, key.removesuffix('.init'), path)
     return found
 
 
@@ -89,31 +90,39 @@ def load(
     ppo_settings.check_lengths(config, actor.config)
     actor_learning = learning_lib.of(lora, 'actor', mesh, actor_params, config.seed)
     reference, reference_params = _reference(config, mesh, actor, actor_learning)
-    reward_fn, reward_params = scorer(config.reward, mesh, 'reward')
-    cost_fns, cost_params, costs = {}, {}, {}
+    base = None
+    if config.share_base:
+        base = shared_base.Base(config.actor.init, actor.config, actor_learning.base)
+    reward = scorers.scorer(config.reward, mesh, 'reward', base)
+    cost_scorers, costs = {}, {}
     for name, cost in config.costs.items():
-        cost_fns[name], cost_params[name] = scorer(cost, mesh, f'costs.{name}')
+        cost_scorers[name] = scorers.scorer(cost, mesh, f'costs.{name}', base)
         costs[name] = experience.Cost(name, cost.output)
     reward_critic, reward_critic_learning = critics.critic(
-        config, mesh, tokenizer, 'reward', reward_params['model']
+        config, mesh, tokenizer, 'reward', reward
     )
     cost_critics, cost_critic_learning = {}, {}
     for name in constraints:
         cost_critics[name], cost_critic_learning[name] = critics.critic(
-            config, mesh, tokenizer, f'costs.{name}', cost_params[name]['model']
+            config, mesh, tokenizer, f'costs.{name}', cost_scorers[name]
         )
     return Loaded(
         networks=ppo_lag.Networks(actor, reward_critic, cost_critics),
         scorers=experience.Scorers(
-            reference, reward_fn, cost_fns, costs, reward_critic, cost_critics
+            reference,
+            reward.function,
+            {name: one.function for name, one in cost_scorers.items()},
+            costs,
+            reward_critic,
+            cost_critics,
         ),
         actor=actor_learning,
         reward_critic=reward_critic_learning,
         cost_critics=cost_critic_learning,
         frozen={
             'reference': reference_params,
-            'reward': reward_params,
-            'costs': cost_params,
+            'reward': reward.params(),
+            'costs': {name: one.params() for name, one in cost_scorers.items()},
         },
     )
 
@@ -131,30 +140,3 @@ def _reference(
     fields = inputs.compute(section, 'reference')
     shared = dataclasses.replace(actor.config, **fields)
     return transformer.CausalLM(shared), learning.base
-
-
-def scorer(
-    section: ml_collections.ConfigDict, mesh: Mesh, name: str
-) -> tuple[experience.ScoreFn, Any]:
-    """A frozen reward or cost model as a function, and its parameters."""
-    model, params, normalizer = inputs.score_model(mesh, section, name, frozen=True)
-    # Its use decides how it is normalized, not what config.json calls it.
-    kind = 'reward' if name == 'reward' else 'cost'
-    model = score.ScoreModel(dataclasses.replace(model.config, score_type=kind))
-    if not 0 <= section.output < model.config.score_dim:
-        raise inputs.InputError(
-            f'config.{name}.output={section.output}: the model has outputs 0 to '
-            f'{model.config.score_dim - 1}.'
-        )
-
-    def end_scores(params, tokens, mask):
-        return scoring.end_scores(
-            model,
-            params['model'],
-            params['normalizer'],
-            tokens,
-            mask,
-            normalize=section.normalize,
-        )
-
-    return end_scores, {'model': params, 'normalizer': normalizer}

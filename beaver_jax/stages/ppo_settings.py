@@ -11,6 +11,7 @@ from beaver_jax import sharding
 from beaver_jax.models import config as model_lib
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
+from beaver_jax.stages import shared_base
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_config
 
@@ -40,9 +41,12 @@ def check(
         inputs.compute(config[name], name)
     for name in ('actor', 'critic'):
         learning.settings(config[name], name)
-    inputs.check_quantize(config.actor, 'actor', learns=not config.actor.lora.rank)
+    for name in ('actor', 'critic'):
+        learns = not config[name].lora.rank
+        inputs.check_quantize(config[name], name, learns=learns)
     for name in ('reference', 'reward'):
         inputs.check_quantize(config[name], name)
+    shared_base.check_settings(config)
     rows = config.rollout.prompts * config.rollout.samples_per_prompt
     settings = coefficients(config)
     sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)

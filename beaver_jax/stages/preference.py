@@ -80,13 +80,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         feed=feed,
         steps=steps,
         evaluate=evaluate,
-        export=lambda state, directory: outputs.export_score_model(
-            model,
-            learning.folded(mesh, state.model.params),
-            state.normalizer,
-            tokenizer,
-            directory,
-        ),
+        export=functools.partial(_export, config, mesh, model, learning, tokenizer),
         rates={'train/lr': rate},
         headline=('train/loss', 'train/accuracy'),
         data=records.log_counts(config, counts, 'batch_size', 'max_length'),
@@ -105,6 +99,20 @@ def rows(
         contradictions=config.data.contradictions,
     )
     return records.train_and_test(read, config, f'{config.stage}_pairs', counts)
+
+
+def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
+    folded = learning.folded(mesh, state.model.params)
+    outputs.export_score_model(model, folded, state.normalizer, tokenizer, directory)
+    if learning.lora.rank:
+        outputs.export_score_adapter(
+            model.config,
+            learning.lora,
+            state.model.params,
+            state.normalizer,
+            config.model.init,
+            directory.with_name(outputs.ADAPTER),
+        )
 
 
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.PreferenceConfig:

@@ -76,16 +76,27 @@ class Saved:
             )
 
     def export_adapter(self, directory: pathlib.Path, form: outputs.Form) -> None:
-        """Writes a policy's adapters.
+        """Writes the adapters alone; of a score model with its head and normalizer.
 
         Raises:
           InputError: See `check_adapter`.
         """
         check_adapter(self.config)
-        assert isinstance(self.model, transformer.CausalLM)  # it was checked
-        outputs.export_adapter(
-            self.model.config, self.lora, self.params, self.init, directory, form
-        )
+        if isinstance(self.model, transformer.CausalLM):
+            outputs.export_adapter(
+                self.model.config, self.lora, self.params, self.init, directory, form
+            )
+        else:
+            assert self.normalizer is not None  # every score model has one
+            outputs.export_score_adapter(
+                self.model.config,
+                self.lora,
+                self.params,
+                self.normalizer,
+                self.init,
+                directory,
+                form,
+            )
 
 
 def read_config(directory: pathlib.Path) -> ml_collections.ConfigDict:
@@ -115,17 +126,12 @@ def read_config(directory: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def check_adapter(config: ml_collections.ConfigDict) -> None:
-    """Refuses a stage that has no adapters for `peft`.
+    """Refuses a stage without adapters.
 
     Raises:
-      InputError: It learns in full, or a score model.
+      InputError: It learns in full.
     """
     section = SECTIONS[config.stage]
-    if config.stage in PREFERENCES:
-        raise inputs.InputError(
-            f'{config.stage} is a score model, which peft has no adapter of; export '
-            'the merged model.'
-        )
     if not config[section].lora.rank:
         raise inputs.InputError(
             f'config.{section}.lora.rank=0: the whole model has learnt, there is no '

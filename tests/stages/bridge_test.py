@@ -23,7 +23,7 @@ from beaver_jax.models import score
 from beaver_jax.stages import bridge
 from beaver_jax.stages import critics
 from beaver_jax.stages import inputs
-from beaver_jax.stages import ppo_models
+from beaver_jax.stages import scorers
 from tests import micro
 from tests import tiny
 from tests import vocabularies
@@ -180,7 +180,8 @@ def test_scores_are_those_of_the_decoded_text(directories, overrides):
     assert 0 < len(shortened) < 16
     ended = ~np.asarray(samples.truncated)
     for name, section in (('reward', config.reward), ('costs.harm', config.costs.harm)):
-        scorer, params = ppo_models.scorer(section, mesh, name)
+        found = scorers.scorer(section, mesh, name)
+        scorer, params = found.function, found.params()
         found = jax.jit(scorer)(params, views[name].tokens, views[name].mask)
         expected = direct(section.init, texts, ended)
         np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5, atol=1e-5)

@@ -15,6 +15,7 @@ from beaver_jax.models import hf
 from beaver_jax.stages import critics
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import ppo_models
+from beaver_jax.stages import scorers
 from tests import micro
 
 
@@ -110,7 +111,8 @@ def test_a_critic_takes_the_output_that_the_constraint_measures(load, mesh, chai
         config.costs.harm.output = 1
     tokenizer = ppo_lag.inputs.load_tokenizer('actor.init', config.actor.init)
     tokenizer_lib.save(tokenizer, directory)
-    critic, learning = critics.critic(config, mesh, tokenizer, 'costs.harm', two)
+    scorer = scorers.scorer(config.costs.harm, mesh, 'costs.harm')
+    critic, learning = critics.critic(config, mesh, tokenizer, 'costs.harm', scorer)
     found = learning.params
     np.testing.assert_array_equal(found['score_head']['kernel'], two_kernel(two)[:, 1:])
     np.testing.assert_array_equal(found['score_head']['bias'], [2])
@@ -134,8 +136,8 @@ def test_the_config_decides_whether_scores_are_normalized(load, mesh, chain):
     def scores(normalize):
         with section.unlocked():
             section.update(init=str(directory), normalize=normalize)
-        scorer, held = ppo_models.scorer(section, mesh, 'costs.harm')
-        return jax.jit(scorer)(held, tokens, mask)
+        scorer = scorers.scorer(section, mesh, 'costs.harm')
+        return jax.jit(scorer.function)(scorer.params(), tokens, mask)
 
     # A cost is divided by its standard deviation, √4.
     np.testing.assert_allclose(scores(False), 2 * scores(True), rtol=1e-6)
