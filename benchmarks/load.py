@@ -1,10 +1,13 @@
 """Peak memory of loading a sharded checkpoint onto eight devices.
 
-    python -m benchmarks.load [--gigabytes 1] [--dtype float32] [--json FILE]
+    python -m benchmarks.load [--gigabytes 1] [--dtype float32] [--stored float32]
+                              [--json FILE]
 
 Makes a random LLaMA in files of a quarter of its size, then loads it in a process of
 its own, on eight (fake) devices, and compares the growth of that process's resident
-memory with the size of the parameters in the type that they are loaded in.
+memory with the size of the parameters in the type that they are loaded in. What the
+runtime needs whatever the model is measured beside it, by loading a model of a few
+kilobytes in the same way; the ratio contains it.
 """
 
 import argparse
@@ -16,8 +19,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from beaver_jax import sharding
+from beaver_jax.models import config as config_lib
+from beaver_jax.models import families
+from beaver_jax.models import hf
+from beaver_jax.models import transformer
+from beaver_jax.models import weights
+from beaver_jax.stages import inputs
 
 FLAGS = '--xla_force_host_platform_device_count=8'
+LARGE: dict[str, Any] = {
+    'vocab_size': 32_000,
+    'embed_dim': 1024,
+    'num_heads': 16,
+    'num_kv_heads': 16,
+    'head_dim': 64,
+    'mlp_dim': 2816,
+}
+NOTHING: dict[str, Any] = {name: 8 for name in LARGE} | {'num_layers': 1}
 
 
 def main() -> None:
@@ -26,73 +51,64 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--gigabytes', type=float, default=1.0, help='size of the files'
+        '--gigabytes', type=float, default=1.0, help='size of the parameters'
     )
     parser.add_argument('--dtype', default='float32', help='type of the parameters')
+    parser.add_argument('--stored', default='float32', help='type in the files')
     parser.add_argument('--json', type=pathlib.Path, help='also writes the result here')
     parser.add_argument('--load', help=argparse.SUPPRESS)  # the process that loads
     arguments = parser.parse_args()
     if arguments.load:
         print(json.dumps(load(arguments.load, arguments.dtype)))
         return
+    width = np.dtype(jnp.dtype(arguments.dtype)).itemsize
+    parameters = arguments.gigabytes * 1e9 / width
     with tempfile.TemporaryDirectory() as directory:
-        write(directory, arguments.gigabytes)
-        command = [sys.executable, '-m', 'benchmarks.load', '--load', directory]
-        output = subprocess.run(
-            [*command, '--dtype', arguments.dtype],
-            env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-    result = json.loads(output.splitlines()[-1])
+        write(directory, NOTHING, arguments.stored)
+        constant = measured(directory, arguments.dtype)['peak_growth_bytes']
+        # A layer has 4·1024² + 3·1024·2816 = 12.8 million, the rest 65.5 million.
+        layers = max(1, round((parameters - 65.5e6) / 12.85e6))
+        write(directory, LARGE | {'num_layers': layers}, arguments.stored)
+        result = measured(directory, arguments.dtype)
+    result |= {'constant_bytes': constant, 'stored': arguments.stored}
     print(json.dumps(result, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + '\n')
 
 
-def write(directory: str, gigabytes: float) -> None:
-    """Writes a random model of about this size in float32, in four files or more."""
-    import jax
-    import numpy as np
+def measured(directory: str, dtype: str) -> dict[str, Any]:
+    """What a process of its own says of loading a directory."""
+    command = [sys.executable, '-m', 'benchmarks.load', '--load', directory]
+    output = subprocess.run(
+        [*command, '--dtype', dtype],
+        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return json.loads(output.splitlines()[-1])
 
-    from beaver_jax.models import config as config_lib
-    from beaver_jax.models import families
-    from beaver_jax.models import hf
-    from beaver_jax.models import transformer
-    from beaver_jax.models import weights
 
-    # A layer has 4·1024² + 3·1024·2816 = 12.8 million parameters, 51 MB.
-    layers = max(1, round(gigabytes * 1e9 / 51.4e6 - 5))
-    config = config_lib.TransformerConfig(
-        vocab_size=32_000,
-        embed_dim=1024,
-        num_layers=layers,
-        num_heads=16,
-        num_kv_heads=16,
-        head_dim=64,
-        mlp_dim=2816,
-    )
+def write(directory: str, sizes: dict[str, Any], stored: str) -> None:
+    """Writes a random model of these sizes, in four files or more."""
+    config = config_lib.TransformerConfig(**sizes)
     random = np.random.default_rng(0)
     shapes = hf.abstract_params(transformer.CausalLM(config))
-    params = jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), shapes)
+    params = jax.tree.map(
+        lambda x: random.standard_normal(x.shape, np.float32).astype(jnp.dtype(stored)),
+        shapes,
+    )
     fields = families.FAMILIES['llama'].to_hf(config)
     weights.save(
         directory,
         fields | {'architectures': ['LlamaForCausalLM']},
         hf.export_names(config, params),
-        shard_bytes=int(gigabytes * 1e9 / 4),
+        shard_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(params)) // 4,
     )
 
 
-def load(directory: str, dtype: str) -> dict[str, object]:
+def load(directory: str, dtype: str) -> dict[str, Any]:
     """Loads the model, cut eight ways, and measures."""
-    import jax
-
-    from beaver_jax import sharding
-    from beaver_jax.models import hf
-    from beaver_jax.stages import inputs
-
     mesh = sharding.make_mesh(data=1, fsdp=8)
     before = resident('VmRSS')
     begun = time.perf_counter()

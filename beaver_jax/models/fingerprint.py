@@ -6,16 +6,12 @@ all of a tensor, or most of it where 16 bits round small changes away.
 """
 
 import hashlib
-import json
 import pathlib
-from typing import Any
 
 from beaver_jax.models import weights
 
 # Of each tensor the first block, the last, and others evenly between them.
 BLOCK, BLOCKS = 4096, 4
-# A header of more bytes than this is no header; that of a 7B model has 40,000.
-LONGEST_HEADER = 100_000_000
 
 
 def of(directory: pathlib.Path) -> str:
@@ -34,44 +30,17 @@ def of(directory: pathlib.Path) -> str:
     Raises:
       CheckpointError: No weights, or files that are missing or broken.
     """
-    samples: dict[str, str] = {}
-    for path in weights.weight_files(pathlib.Path(directory)):
-        try:
-            samples |= _samples(path)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise weights.CheckpointError(
-                f'{path}: cannot be read ({error}); copy it anew.'
-            ) from error
     found = hashlib.sha256()
-    for name, sample in sorted(samples.items()):
-        found.update(f'{name} {sample}\n'.encode())
+    for name, tensor in sorted(weights.Weights(directory).tensors().items()):
+        found.update(f'{name} {tensor.kind} {tensor.shape}\n'.encode())
+        for block in tensor.sample(_blocks(tensor.nbytes)):
+            found.update(block)
     return found.hexdigest()
 
 
-def _samples(path: pathlib.Path) -> dict[str, str]:
-    """What each tensor of a safetensors file is, and a hash of its sampled values."""
-    samples = {}
-    with path.open('rb') as file:
-        size = int.from_bytes(file.read(8), 'little')
-        if size > LONGEST_HEADER:
-            raise ValueError(f'a header of {size} bytes')
-        header: dict[str, Any] = json.loads(file.read(size))
-        header.pop('__metadata__', None)
-        for name, tensor in header.items():
-            begin, end = tensor['data_offsets']
-            values = hashlib.sha256()
-            for offset, length in _blocks(end - begin):
-                file.seek(8 + size + begin + offset)
-                values.update(block := file.read(length))
-                if len(block) < length:
-                    raise ValueError(f'{name} is cut short')
-            samples[name] = f'{tensor["dtype"]} {tensor["shape"]} {values.hexdigest()}'
-    return samples
-
-
-def _blocks(size: int) -> list[tuple[int, int]]:
-    """(offset, length) of what is read of a tensor of so many bytes."""
+def _blocks(size: int) -> dict[int, int]:
+    """Offsets and lengths of what is read of a tensor of so many bytes."""
     if size <= BLOCK * BLOCKS:
-        return [(0, size)]
+        return {0: size}
     last = size - BLOCK
-    return [(last * i // (BLOCKS - 1), BLOCK) for i in range(BLOCKS)]
+    return {last * i // (BLOCKS - 1): BLOCK for i in range(BLOCKS)}

@@ -1,14 +1,14 @@
 """Parameters in and out of safetensors files, by Hugging Face's names.
 
-Weights are read slice by slice, straight into target shardings; a host never holds
-more of a parameter than its devices need. Nothing is unpickled.
+Weights are read slice by slice, straight into target shardings and types; a host holds
+one slice at a time beside what its devices hold. Nothing is unpickled.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import traverse_util
 import jax
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
+
+from beaver_jax.models import tensors as tensors_lib
 
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 SHARD_BYTES = 4 << 30  # of one file, at most
@@ -27,13 +29,10 @@ IGNORED_SUFFIXES = (
     'attention.bias',
     'attention.masked_bias',
 )
+CheckpointError = tensors_lib.CheckpointError
 Params = dict[str, Any]
 Place = Callable[[Any], Any]  # abstract parameters to a tree of shardings
 Path = str | pathlib.Path
-
-
-class CheckpointError(ValueError):
-    """A model directory that cannot be read, or does not hold what is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +77,6 @@ class Entry:
         return np.concatenate(split, axis=-2).reshape(*outer, width * self.parts)
 
 
-class _Stored(NamedTuple):
-    """A tensor in a file."""
-
-    file: pathlib.Path
-    name: str
-    shape: tuple[int, ...]
-
-
 class Weights:
     """The tensors of a directory's safetensors files, read by slices."""
 
@@ -95,17 +86,9 @@ class Weights:
         Raises:
           CheckpointError: No weights, weights only in pickle, missing or broken files.
         """
-        self._tensors: dict[str, _Stored] = {}
+        self._tensors: dict[str, tensors_lib.Tensor] = {}
         for path in weight_files(pathlib.Path(directory)):
-            try:
-                with safetensors.safe_open(path, framework='np') as file:
-                    for name in file.keys():  # noqa: SIM118  it is no mapping
-                        shape = tuple(file.get_slice(name).get_shape())
-                        self._tensors[name] = _Stored(path, name, shape)
-            except (OSError, safetensors.SafetensorError) as error:
-                raise CheckpointError(
-                    f'{path}: cannot be read ({error}); copy it anew.'
-                ) from error
+            self._tensors |= tensors_lib.of(path)
 
     def add_prefix(self, prefix: str, wanted: Collection[str]) -> None:
         """Gives tensors the prefix with which they are wanted, where all lack it."""
@@ -123,15 +106,15 @@ class Weights:
         """Shape of a tensor, as stored."""
         return self._tensors[name].shape
 
-    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A slice of a tensor.
+    def read(
+        self, name: str, index: tuple[slice, ...] = (), dtype: str | None = None
+    ) -> np.ndarray:
+        """A slice of a tensor; see `tensors.Tensor.read`."""
+        return self._tensors[name].read(index, dtype)
 
-        The file is mapped anew each time: pages that were read count as this process's
-        memory as long as a mapping stands.
-        """
-        tensor = self._tensors[name]
-        with safetensors.safe_open(tensor.file, framework='np') as file:
-            return file.get_slice(tensor.name)[index or ...]
+    def tensors(self) -> dict[str, tensors_lib.Tensor]:
+        """All tensors, by name."""
+        return dict(self._tensors)
 
 
 def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -244,10 +227,10 @@ def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
     def read_one(name, index):
         if entry.parts > 1:  # every part's outputs lie all over the tensor's
             index, last = (*index[:-1], slice(None)), index[-1]
-        tensor = weights.read(name, index[::-1] if entry.transposed else index)
+        index = index[::-1] if entry.transposed else index
+        tensor = weights.read(name, index, dtype)
         tensor = tensor.T if entry.transposed else tensor
-        tensor = entry.split(tensor)[..., last] if entry.parts > 1 else tensor
-        return tensor.astype(dtype)
+        return entry.split(tensor)[..., last] if entry.parts > 1 else tensor
 
     def read(index):
         if not entry.stacked:

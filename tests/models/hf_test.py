@@ -198,8 +198,8 @@ def test_parameters_are_read_into_shardings_slice_by_slice(tmp_path, monkeypatch
     shapes = {}
     read = weights.Weights.read
 
-    def spy(self, name, index=()):
-        part = read(self, name, index)
+    def spy(self, name, index=(), dtype=None):
+        part = read(self, name, index, dtype)
         shapes.setdefault(name, set()).add(part.shape)
         return part
 
