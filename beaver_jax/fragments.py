@@ -77,19 +77,27 @@ def model(init) -> ml_collections.ConfigDict:
     return _dict(init=init, dtype='float32', remat='none', quantize='none')
 
 
-def lora() -> ml_collections.ConfigDict:
-    """Low-rank adapters: with a rank above 0 they alone learn, over a frozen model.
+def lora(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Low-rank adapters of one role, by default those of `config.lora`.
 
-    That model is kept in the section's dtype; where actor and reference, or a critic
-    and its score model, share it, in that of the actor or of the score model.
+    Adapters stand on a model in the section's dtype; where actor and reference, or a
+    critic and its score model, share it, in that of the actor or of the score model.
     """
-    return _dict(
-        rank=0,
-        alpha=16.0,  # adapters count alpha / rank, or alpha / √rank with rslora
-        # The linear maps that are adapted: a regular expression of whole names.
-        targets='layers/(attention/[qkvo]|mlp/(gate|up|down))',
-        rslora=False,
-    )
+    if 'lora' not in config:
+        # Of all roles, and of the inputs that a chain trains first; a role's own
+        # section, such as config.actor.lora, counts over it.
+        config.lora = _dict(
+            rank=0,  # above 0 adapters alone learn, over a frozen model
+            alpha=16.0,  # adapters count alpha / rank, or alpha / √rank with rslora
+            # The linear maps that are adapted: a regular expression of whole names.
+            targets='layers/(attention/[qkvo]|mlp/(gate|up|down))',
+            rslora=False,
+        )
+    section = ml_collections.ConfigDict()
+    for name in config.lora:
+        # identity: a reference of its own, so that changing a role leaves the others.
+        section[name] = config.lora.get_ref(name).identity()
+    return section
 
 
 def optimizer(learning_rate: float, **changes) -> ml_collections.ConfigDict:
@@ -124,7 +132,7 @@ def preference(kind: str, preset: str) -> ml_collections.ConfigDict:
     config = run(kind, preset)
     supervised(config, epochs=2, batch_size=64)
     config.model = model(config.get_ref('run') + '/sft')
-    config.model.lora = lora()
+    config.model.lora = lora(config)
     # safe-rlhf keeps running statistics of the scores in the model; they are used
     # where `normalize` is true.
     config.model.head = _dict(
@@ -148,7 +156,7 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     config = run(stage, preset)
     run_ref = config.get_ref('run')
     config.actor = model(run_ref + '/sft')
-    config.actor.lora = lora()
+    config.actor.lora = lora(config)
     # + '': a reference of its own, so that changing one leaves the other.
     config.reference = model(config.actor.get_ref('init') + '')
     config.reward = model(run_ref + '/reward')
@@ -159,7 +167,7 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     # has another tokenizer than the actor, from config.actor.init under a fresh head.
     # A directory with the actor's tokenizer: from there, a score model or a policy.
     config.critic = model('')
-    config.critic.lora = lora()
+    config.critic.lora = lora(config)
     # With adapters: reward and cost models and their critics stand on the actor's base
     # as well, which is then in memory once. Needs score models that are adapters over
     # it: their stages, with model.lora.rank above 0, leave them; a chain sees to that.

@@ -22,6 +22,10 @@ MEANINGS = (
         "reward, cost models and critics are adapters over the actor's base",
     ),
     ('max_bad_steps', 'non-finite updates in a row that end the run'),
+    (
+        r'lora\.\w+',
+        'adapters of every role and of the stages that a chain trains first',
+    ),
     # Machines and logs.
     (r'mesh\.data', 'replicas that see different rows; -1: all devices that are left'),
     (r'mesh\.fsdp', 'shards of parameters, which see different rows too'),

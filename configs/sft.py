@@ -24,7 +24,7 @@ def get_config(preset='tiny'):
     config = fragments.run('sft', preset)
     fragments.supervised(config, epochs=3, batch_size=32)
     config.model = fragments.model(config.get_ref('base') + '')
-    config.model.lora = fragments.lora()
+    config.model.lora = fragments.lora(config)
     config.optimizer = fragments.optimizer(2e-5)
     # Without a base a fresh model of these sizes is trained, with this tokenizer.
     config.model.tokenizer = ''

@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from beaver_jax import train
+from beaver_jax.models import weights
 from beaver_jax.stages import records
 from tests import micro
 
@@ -196,6 +198,20 @@ def test_a_chain_is_refused_before_its_first_stage(configs, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize('role', ['lora', 'actor.lora', 'critic.lora'])
+def test_adapters_of_nothing_are_refused_before_the_first_stage(
+    role, configs, tmp_path
+):
+    # The models are yet to be trained; their maps are known.
+    changes = {f'{role}.rank': 4, f'{role}.targets': 'mlp/gate_proj'}
+    overrides = {'run': tmp_path / 'run', **changes}
+    line = micro.error(train.main, micro.arguments(configs, 'ppo_lag', overrides))
+    where = {'lora': 'cost: config.model.lora'}.get(role, f'config.{role}')
+    assert line.startswith(f"Error: {where}.targets='mlp/gate_proj' matches none of: ")
+    assert 'layers/mlp/gate' in line
+    assert not (tmp_path / 'run').exists()
+
+
 SUPERVISED = [
     (
         {'batch_size': 10},
@@ -376,3 +392,76 @@ def test_weights_of_another_architecture(
         f'Error: {model}: weights do not fit the model in config.json'
     )
     assert expected in line
+
+
+def truncate(model):
+    path = model / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:-1])
+    return f'{path}: cannot be read ('
+
+
+def lose_a_file(model):
+    tensors = safetensors_numpy.load_file(model / 'model.safetensors')
+    config = json.loads((model / 'config.json').read_text())
+    weights.save(model, config, tensors, shard_bytes=1)
+    lost = min(model.glob('model-*-of-*'))
+    lost.unlink()
+    return f'{model}: no {lost.name}.'
+
+
+def change_config(model, **fields):
+    config = json.loads((model / 'config.json').read_text())
+    (model / 'config.json').write_text(json.dumps(config | fields))
+
+
+def another_family(model):
+    change_config(model, model_type='mamba')
+    return f"{model}/config.json: model_type='mamba' is not known; known: bloom, "
+
+
+def cut_the_vocabulary(model, by=8):
+    path = model / 'model.safetensors'
+    tensors = safetensors_numpy.load_file(path)
+    count = len(tensors['lm_head.weight'])
+    for name in ('lm_head.weight', 'model.embed_tokens.weight'):
+        tensors[name] = tensors[name][: count - by]
+    safetensors_numpy.save_file(tensors, path)
+    return count
+
+
+def wrong_shapes(model):
+    count = cut_the_vocabulary(model)
+    return f'wrong shape: model.embed_tokens.weight is ({count - 8}, 16), not ({count},'
+
+
+def more_tokens_than_embeddings(model):
+    count = cut_the_vocabulary(model)
+    change_config(model, vocab_size=count - 8)
+    return f'the tokenizer has {count} tokens, the model {count - 8} embeddings; use'
+
+
+def an_adapter(model):
+    (model / 'config.json').rename(model / 'adapter_config.json')
+    return f"config.model.init='{model}' is an adapter, not a model; name the stage"
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        truncate,
+        lose_a_file,
+        another_family,
+        wrong_shapes,
+        more_tokens_than_embeddings,
+        an_adapter,
+    ],
+)
+@pytest.mark.parametrize('rank', [0, 2])
+def test_a_damaged_model(damage, rank, chain, configs, supervised, tmp_path):
+    model = tmp_path / 'damaged'
+    shutil.copytree(chain / 'sft' / 'model', model)
+    expected = damage(model)
+    overrides = supervised | {'model.init': model, 'model.lora.rank': rank}
+    line = micro.error(train.main, micro.arguments(configs, 'reward', overrides))
+    assert expected in line
+    assert not list((tmp_path / 'run').rglob('checkpoints'))

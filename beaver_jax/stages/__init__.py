@@ -24,6 +24,7 @@ from beaver_jax.stages import records
 from beaver_jax.stages import sft
 from beaver_jax.stages import shared_base
 from beaver_jax.stages import stage as stage_lib
+from beaver_jax.stages import targets
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ ROWS: dict[str, Callable[[ml_collections.ConfigDict, Counter], Any]] = {
 POLICIES = ('sft', *REINFORCED)
 # What the stages of one run have in common, where they have it at all, and a missing
 # input's config inherits.
-SHARED = ('run', 'base', 'seed', 'mesh', 'data', 'log')
+SHARED = ('run', 'base', 'seed', 'mesh', 'data', 'log', 'lora')
 LENGTHS = ('max_length', 'max_prompt_length', 'max_response_length')
 # The uses of rows that a stage reads.
 READS = {'sft': ('sft',), 'reward': ('reward_pairs',), 'cost': ('cost_pairs',)}
@@ -117,6 +118,7 @@ def check(wanted: Sequence[ml_collections.ConfigDict], mesh: Mesh) -> None:
             if config is wanted[-1]:
                 raise
             raise inputs.InputError(f'{error} {_why(config, wanted)}') from error
+    targets.check([config for config in wanted if not directories.check(config)])
 
 
 def _check(
@@ -164,11 +166,19 @@ def sibling(
                 continue
             # Resolved: a reference of ours would follow changes of our config.
             value = config[key]
-            is_group = isinstance(value, ml_collections.ConfigDict)
-            other[key] = value.copy_and_resolve_references() if is_group else value
+            if isinstance(value, ml_collections.ConfigDict):
+                # Leaf by leaf, so that what refers to one follows it.
+                other[key].update(value.copy_and_resolve_references())
+            else:
+                other[key] = value
         if 'max_length' in other and 'max_response_length' in config:
             # What reinforcement learning scores is as long as what was learnt before.
             other.max_length = config.max_prompt_length + config.max_response_length
+        if stage == 'sft' and not other.model.init and other.lora.rank:
+            log.info(
+                'sft learns in full: without config.base there is nothing to adapt'
+            )
+            other.lora.rank = 0
         shares = config.stage in REINFORCED and config.share_base
         if shares and stage in preference.PREFERRED:
             # What is to stand on the actor's base must be adapters, as its critic is.

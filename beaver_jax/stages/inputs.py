@@ -58,9 +58,14 @@ def model_directory(name: str, path: str) -> pathlib.Path:
             'a Hugging Face model directory.'
         )
     directory = find_model(path)
-    if directory is None:
-        raise InputError(f'config.{name}={path!r} {NO_MODEL}')
-    return directory
+    if directory is not None:
+        return directory
+    if (pathlib.Path(path) / 'adapter_config.json').is_file():
+        raise InputError(
+            f'config.{name}={path!r} is an adapter, not a model; name the stage that '
+            'has left it, whose merged model is beside it.'
+        )
+    raise InputError(f'config.{name}={path!r} {NO_MODEL}')
 
 
 def _has_weights(directory: pathlib.Path) -> bool:
@@ -250,14 +255,14 @@ def few_bits(
 
 
 def new_causal_lm(
-    section: ml_collections.ConfigDict, tokenizer: Tokenizer
+    section: ml_collections.ConfigDict, vocab_size: int
 ) -> transformer.CausalLM:
     """A language model of the sizes in `section.scratch`, without parameters."""
     config = settings(
         model_lib.TransformerConfig,
         'model.scratch',
         section.scratch,
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         **compute(section, 'model'),
     )
     return transformer.CausalLM(config)

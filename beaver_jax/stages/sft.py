@@ -141,4 +141,4 @@ def model_of(
     """The language model that is trained, without its parameters."""
     if config.model.init:
         return inputs.causal_lm_of(config.model, 'model')
-    return inputs.new_causal_lm(config.model, tokenizer)
+    return inputs.new_causal_lm(config.model, len(tokenizer))

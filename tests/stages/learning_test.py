@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+from beaver_jax import chat
 from beaver_jax import config as config_lib
 from beaver_jax import export
 from beaver_jax import metrics
@@ -132,7 +133,7 @@ def test_adapters_go_on_over_their_own_base_alone(
 
 
 def test_a_policy_learns_adapters_over_shared_models(
-    chain, configs, few_rows, tmp_path
+    chain, configs, few_rows, tmp_path, capsys
 ):
     starts = micro.models(chain, 'sft', 'reward', 'cost')
     more = {'run': tmp_path / 'run', **few_rows, **starts}
@@ -174,6 +175,13 @@ def test_a_policy_learns_adapters_over_shared_models(
     assert all(row['train/bad_steps'] == 0 for row in rows)
     # The first ratios are 1: the sampled policy is the scored one.
     assert rows[0]['train/kl_divergence'] == pytest.approx(0, abs=1e-4)
+    # The merged model is evaluated at the end, and talks.
+    results = json.loads((tmp_path / 'run' / 'evaluate' / 'results.json').read_text())
+    assert {'sft', 'ppo_lag'} <= results['models'].keys()
+    capsys.readouterr()
+    answer = ['--prompt', 'Hello', '--max_new_tokens', '2']
+    chat.main([str(tmp_path / 'run' / 'ppo_lag'), *answer])
+    assert capsys.readouterr().out.endswith('\n')
     exported_as_at_the_end(tmp_path / 'run' / 'ppo_lag', tmp_path)
 
 

@@ -227,3 +227,25 @@ def test_an_input_inherits_what_a_run_has_in_common(configs, tmp_path):
     with config.unlocked():
         config.run = 'elsewhere'
     assert sft.run == str(tmp_path / 'run')
+
+
+def test_a_chain_shares_its_adapters(configs, tmp_path):
+    def config(**changes):
+        dotted = {name.replace('__', '.'): value for name, value in changes.items()}
+        overrides = {'run': tmp_path / 'run', **dotted}
+        return config_lib.from_argv(micro.arguments(configs, 'ppo_lag', overrides))
+
+    def ranks(found):
+        inputs = [stages.sibling(found, str(configs), s) for s in ('sft', 'cost')]
+        sections = [found.actor, found.critic, *(one.model for one in inputs)]
+        return [section.lora.rank for section in sections]
+
+    assert ranks(config()) == [0, 0, 0, 0]
+    assert ranks(config(lora__rank=4, base='model')) == [4, 4, 4, 4]
+    # A role's own flag counts over it, and stays that role's.
+    assert ranks(config(lora__rank=4, critic__lora__rank=2, base='m')) == [4, 2, 4, 4]
+    assert ranks(config(actor__lora__rank=2, base='model')) == [2, 0, 0, 0]
+    # Without a base there is nothing that SFT could adapt.
+    assert ranks(config(lora__rank=4)) == [4, 4, 0, 4]
+    other = stages.sibling(config(lora__targets='x'), str(configs), 'reward')
+    assert (other.lora.targets, other.model.lora.targets) == ('x', 'x')
