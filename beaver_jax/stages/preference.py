@@ -31,9 +31,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     counts: Counter = Counter()
     train, test = rows(config, counts)
     tokenizer = inputs.load_tokenizer('model.init', config.model.init)
+    backbone = model_of(config).config.backbone
+    inputs.check_tokenizer(tokenizer, backbone, 'config.model')
+    inputs.check_length(backbone, config.max_length, 'max_length')
     model, learning, normalizer = load(config, mesh)
-    inputs.check_tokenizer(tokenizer, model.config.backbone, 'config.model')
-    inputs.check_length(model.config.backbone, config.max_length, 'max_length')
     make = functools.partial(
         batches.pairs,
         tokenizer=tokenizer,

@@ -118,12 +118,12 @@ def load(
     lora = learning_lib.settings(config.model, 'model')
     tokenizer = tokenizer_of(config)
     model = model_of(config, tokenizer)
+    inputs.check_tokenizer(tokenizer, model.config, 'config.model')
+    inputs.check_length(model.config, config.max_length, 'max_length')
     if config.model.init:
         _, params = inputs.causal_lm(mesh, config.model, 'model', frozen=lora.rank > 0)
     else:
         params = inputs.init_params(mesh, model, jax.random.key(config.seed))
-    inputs.check_tokenizer(tokenizer, model.config, 'config.model')
-    inputs.check_length(model.config, config.max_length, 'max_length')
     learning = learning_lib.of(lora, 'model', mesh, params, config.seed)
     return model, learning, tokenizer
 
