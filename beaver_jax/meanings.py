@@ -24,7 +24,7 @@ MEANINGS = (
     ('max_bad_steps', 'non-finite updates in a row that end the run'),
     (
         r'lora\.\w+',
-        'adapters of every role and of the stages that a chain trains first',
+        'adapters of every role, and of what a chain trains first',
     ),
     # Machines and logs.
     (r'mesh\.data', 'replicas that see different rows; -1: all devices that are left'),
