@@ -133,6 +133,7 @@ def preference(kind: str, preset: str) -> ml_collections.ConfigDict:
     supervised(config, epochs=2, batch_size=64)
     config.model = model(config.get_ref('run') + '/sft')
     config.model.lora = lora(config)
+    config.model.resize_vocabulary = False  # as in configs/sft.py
     # safe-rlhf keeps running statistics of the scores in the model; they are used
     # where `normalize` is true.
     config.model.head = _dict(

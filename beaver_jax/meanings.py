@@ -60,6 +60,7 @@ MEANINGS = (
     (rf'{_MODEL}\.lora\.alpha', 'adapters count alpha / rank'),
     (rf'{_MODEL}\.lora\.targets', 'linear maps with adapters, a regular expression'),
     (rf'{_MODEL}\.lora\.rslora', 'adapters count alpha / √rank'),
+    (r'model\.resize_vocabulary', 'new tokens get the mean of the old embeddings'),
     (r'model\.tokenizer', 'tokenizer directory of a fresh model'),
     (r'model\.scratch\..+', 'size of a fresh model'),
     (r'model\.head\.score_dim', 'scores of a sequence'),

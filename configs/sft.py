@@ -25,6 +25,9 @@ def get_config(preset='tiny'):
     fragments.supervised(config, epochs=3, batch_size=32)
     config.model = fragments.model(config.get_ref('base') + '')
     config.model.lora = fragments.lora(config)
+    # Tokens of the tokenizer that the base lacks: an error, or new embeddings (and
+    # outputs), which are the mean of the old ones.
+    config.model.resize_vocabulary = False
     config.optimizer = fragments.optimizer(2e-5)
     # Without a base a fresh model of these sizes is trained, with this tokenizer.
     config.model.tokenizer = ''

@@ -18,6 +18,7 @@ SIZES = (
     'num_kv_heads',
     'head_dim',
     'mlp_dim',
+    'vocab_multiple',
 )
 SCORE_TYPES = ('reward', 'cost', 'critic')
 NORMALIZER_TYPES = (None, 'RunningMeanStd', 'ExponentialMovingAverage')
@@ -68,7 +69,7 @@ class TransformerConfig:
     """Sizes and switches of a decoder; a Hugging Face family is a value of this type.
 
     Attributes:
-      vocab_size: Rows of the embedding (V).
+      vocab_size: Tokens that have a logit (V).
       embed_dim: Width of the residual stream (D).
       num_layers: Decoder blocks (L).
       num_heads: Query heads (N).
@@ -110,6 +111,9 @@ class TransformerConfig:
       logit_softcap: The same for the output logits.
       window: Queries see only this many last tokens in windowed layers; None for all.
       windowed: Whether each layer is windowed; () for all.
+      vocab_multiple: Embedding and output projection are padded to a multiple of so
+        many tokens, for the mesh to divide them. Padding has no logits, is never
+        sampled and never exported.
       init_std: Standard deviation of fresh weights.
       dtype: Type of activations and matmuls ('float32' or 'bfloat16').
       remat: What the backward pass recomputes: 'none' keeps all activations, 'full'
@@ -154,6 +158,7 @@ class TransformerConfig:
     logit_softcap: float | None = None
     window: int | None = None
     windowed: tuple[bool, ...] = ()
+    vocab_multiple: int = 1
     init_std: float = 0.02
     dtype: str = 'float32'
     remat: str = 'none'
@@ -200,6 +205,11 @@ class TransformerConfig:
     def rotated(self) -> int:
         """Dimensions of a head that are rotated."""
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding, padding included."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
     def hidden_width(self) -> int:

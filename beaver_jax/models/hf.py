@@ -114,6 +114,7 @@ def entries(
     *,
     prefix: str = '',
     head: str = HEADS[0],
+    stored: int | None = None,
 ) -> list[weights_lib.Entry]:
     """Where each parameter of a tree stands in a checkpoint of the config's family.
 
@@ -122,6 +123,7 @@ def entries(
       abstract: Parameters or their shapes.
       prefix: Path of the decoder in the tree, such as 'backbone/'.
       head: What the checkpoint calls a score head.
+      stored: Tokens in the checkpoint; None is as many as the config has.
     """
     family = families.FAMILIES[config.family]
     modules = {prefix + ours: theirs for ours, theirs in family.modules.items()}
@@ -133,6 +135,10 @@ def entries(
         parts = [ours for ours, name in modules.items() if name == theirs]
         stacked = '{}' in theirs
         layers = range(leaf.shape[0]) if stacked else range(1)
+        vocab = None
+        if module in (f'{prefix}embed', 'lm_head'):
+            axis = 1 if kind == 'kernel' else 0
+            vocab = (axis, stored or config.vocab_size, config.vocab_size)
         found.append(
             weights_lib.Entry(
                 path=path,
@@ -142,6 +148,7 @@ def entries(
                 part=parts.index(module),
                 parts=len(parts),
                 groups=family.groups(config.num_heads),
+                vocab=vocab,
             )
         )
     return found
@@ -196,7 +203,8 @@ def load_causal_lm(
       directory: Hugging Face directory with config.json and safetensors.
       place: Gives shardings for abstract parameters; None keeps them on one device.
       param_dtype: Type of the parameters.
-      **changes: Fields of TransformerConfig to set, such as dtype='bfloat16'.
+      **changes: Fields of TransformerConfig to set, such as dtype='bfloat16'. Tokens
+        of a larger vocab_size get the mean of the embeddings that there are.
 
     Raises:
       CheckpointError: See `read_hf_config` and `weights.load`; a field of config.json
@@ -204,9 +212,10 @@ def load_causal_lm(
     """
     model = causal_lm(directory, **changes)
     config, abstract = model.config, abstract_params(model)
+    stored = backbone_config(directory).vocab_size
     params, _ = weights_lib.load(
         directory,
-        entries(config, abstract),
+        entries(config, abstract, stored=stored),
         abstract,
         place=place,
         dtype=param_dtype,
@@ -251,7 +260,13 @@ def load_score_model(
     abstract = abstract_params(model)
     params, weights = weights_lib.load(
         directory,
-        entries(backbone, abstract, prefix='backbone/', head=HEADS[is_classifier(hf)]),
+        entries(
+            backbone,
+            abstract,
+            prefix='backbone/',
+            head=HEADS[is_classifier(hf)],
+            stored=decoder_config(hf).vocab_size,
+        ),
         abstract,
         place=place,
         dtype=param_dtype,
@@ -290,11 +305,12 @@ def load_backbone(
     Args and errors: see `load_causal_lm`; a score model's decoder is loaded as well.
     """
     config = backbone_config(directory, **changes)
+    stored = backbone_config(directory).vocab_size
     abstract = abstract_params(transformer.Decoder(config))
     heads = (f'{head}.{leaf}' for head in HEADS for leaf in ('weight', 'bias'))
     params, _ = weights_lib.load(
         directory,
-        entries(config, abstract),
+        entries(config, abstract, stored=stored),
         abstract,
         place=place,
         dtype=param_dtype,

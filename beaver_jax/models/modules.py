@@ -1,5 +1,6 @@
 """What blocks are made of: linear maps, with or without adapters, and norms."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -9,6 +10,20 @@ import jax.numpy as jnp
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import lora
 from beaver_jax.models import quantize
+
+
+def padded_normal(std: float, padding: int, *, axis: int) -> Callable[..., jax.Array]:
+    """Draws a fresh matrix as if its last rows or columns, the padding, were not there.
+
+    So padding, which follows from the mesh, changes no number that is drawn.
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        drawn = [n - padding * (i == axis) for i, n in enumerate(shape)]
+        weights = nn.initializers.normal(std)(key, drawn, dtype)
+        return jnp.pad(weights, [(0, padding * (i == axis)) for i in range(2)])
+
+    return init if padding else nn.initializers.normal(std)
 
 
 class Linear(nn.Module):
@@ -21,6 +36,7 @@ class Linear(nn.Module):
     bias: bool
     dtype: str
     std: float
+    padding: int = 0  # of the features; they start at 0
 
     @nn.compact
     def __call__(self, x):
@@ -30,7 +46,7 @@ class Linear(nn.Module):
             few: Any = {name: self.get_variable('params', name) for name in held}
             y = quantize.product(x, few, self.dtype)
         else:
-            init = nn.initializers.normal(self.std)
+            init = padded_normal(self.std, self.padding, axis=1)
             kernel = self.param('kernel', init, (x.shape[-1], self.features))
             y = x @ kernel.astype(self.dtype)
         if self.has_variable('params', lora.A):

@@ -44,6 +44,8 @@ def tensors_of(
             _among(config, parts, ours, np.asarray(flat[f'{ours}/{lora.B}']))
             for ours in adapted
         ]
+        if theirs == modules.get('lm_head'):
+            up = [up[0][:, : config.vocab_size]]  # without padding
         whole = {A: np.concatenate(down, axis=-1), B: np.concatenate(up, axis=-2)}
         for kind, leaf in whole.items():
             for i, layer in enumerate(leaf if '{}' in theirs else leaf[None]):

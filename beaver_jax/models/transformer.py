@@ -212,7 +212,13 @@ class Decoder(nn.Module):
         linear = functools.partial(
             modules.Linear, bias=False, dtype=c.dtype, std=c.init_std
         )
-        self.embed = embed(c.vocab_size, c.hidden_width)
+        padding = c.vocab_rows - c.vocab_size
+        self.embed = nn.Embed(
+            c.vocab_rows,
+            c.hidden_width,
+            dtype=c.dtype,
+            embedding_init=modules.padded_normal(c.init_std, padding, axis=0),
+        )
         if c.positions == 'learned':
             rows = c.max_positions + c.position_offset
             self.position_embed = embed(rows, c.embed_dim)
@@ -345,7 +351,11 @@ class CausalLM(Decoder):
         c = self.config
         if not c.tie_embeddings:
             self.lm_head = modules.Linear(
-                c.vocab_size, c.head_bias, c.dtype, c.init_std
+                c.vocab_rows,
+                c.head_bias,
+                c.dtype,
+                c.init_std,
+                padding=c.vocab_rows - c.vocab_size,
             )
 
     def __call__(self, tokens, mask, cache=None, *, start: int = 0, stop=None):
@@ -364,6 +374,10 @@ class CausalLM(Decoder):
             logits = self.embed.attend(hidden)
         else:
             logits = self.lm_head(hidden)
+        if self.config.vocab_rows > self.config.vocab_size:
+            # The one place where padding is told from tokens: what is sampled, scored
+            # or counted never sees it.
+            logits = logits[..., : self.config.vocab_size]
         logits = logits.astype(jnp.float32)
         cap = self.config.logit_softcap
         if cap is not None:

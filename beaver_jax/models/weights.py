@@ -46,6 +46,9 @@ class Entry:
       transposed: Tensors are stored [out, in].
       part: Which part of a tensor's outputs this is, of `parts`.
       parts: How many parameters share the tensor.
+      vocab: (axis, tokens in the file, tokens in the model) where an axis of the
+        parameter counts tokens. Tokens that the file lacks get the mean of those it
+        has; what the parameter has beyond them is padding, 0 and never stored.
       groups: Outputs lie as [groups, parts, width]: 1 one part after the other, the
         number of heads where every head's parts stand together.
     """
@@ -57,10 +60,14 @@ class Entry:
     part: int = 0
     parts: int = 1
     groups: int = 1
+    vocab: tuple[int, int, int] | None = None
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of each tensor for a parameter of some shape."""
         shape = shape[1:] if self.stacked else shape
+        if self.vocab is not None:
+            axis, stored, _ = self.vocab
+            shape = (*shape[:axis], stored, *shape[axis + 1 :])
         shape = (*shape[:-1], shape[-1] * self.parts)
         return shape[::-1] if self.transposed else shape
 
@@ -75,6 +82,13 @@ class Entry:
         outer, width = parts[0].shape[:-1], parts[0].shape[-1]
         split = [part.reshape(*outer, self.groups, 1, -1) for part in parts]
         return np.concatenate(split, axis=-2).reshape(*outer, width * self.parts)
+
+    def without_padding(self, leaf: np.ndarray) -> np.ndarray:
+        """The parameter as it is stored."""
+        if self.vocab is None:
+            return leaf
+        axis, _, tokens = self.vocab
+        return leaf[(slice(None),) * axis + (slice(tokens),)]
 
 
 class Weights:
@@ -225,6 +239,8 @@ def _compare(directory, weights, entries, shapes, ignored) -> None:
 
 def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
     def read_one(name, index):
+        if entry.vocab is not None:
+            return _read_tokens(weights, entry, name, shape, index).astype(dtype)
         if entry.parts > 1:  # every part's outputs lie all over the tensor's
             index, last = (*index[:-1], slice(None)), index[-1]
         index = index[::-1] if entry.transposed else index
@@ -246,6 +262,43 @@ def _read(weights, entry, shape, sharding, dtype) -> jax.Array:
     if sharding is None:
         return jnp.asarray(read(tuple(slice(None) for _ in shape)))
     return _place(shape, sharding, read)
+
+
+def _read_tokens(
+    weights: Weights,
+    entry: Entry,
+    name: str,
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+) -> np.ndarray:
+    """A slice of a parameter with an axis of tokens; see `Entry.vocab`."""
+    assert entry.vocab is not None
+
+    def read(index):
+        tensor = weights.read(name, index[::-1] if entry.transposed else index)
+        return tensor.T if entry.transposed else tensor
+
+    axis, stored, tokens = entry.vocab
+    start, stop, _ = index[axis].indices(shape[axis])
+
+    def at(first, last):
+        return (*index[:axis], slice(first, last), *index[axis + 1 :])
+
+    if stop <= stored:
+        return read(at(start, stop))
+    # safetensors reads no empty slice, so at least the last token is read.
+    first = min(start, stored - 1)
+    held = read(at(first, stored))
+    held = held[(slice(None),) * axis + (slice(min(start, stored) - first, None),)]
+    new = max(min(stop, tokens) - max(start, stored), 0)
+    parts = [held]
+    if new:
+        mean = read(at(0, stored)).astype(np.float32).mean(axis=axis, keepdims=True)
+        parts.append(np.repeat(mean, new, axis=axis).astype(held.dtype))
+    padding = list(held.shape)
+    padding[axis] = stop - start - held.shape[axis] - new
+    parts.append(np.zeros(padding, held.dtype))
+    return np.concatenate(parts, axis=axis)
 
 
 def _place(
@@ -275,7 +328,7 @@ def named(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     parts: dict[str, list[np.ndarray]] = {}
     for entry in sorted(entries, key=lambda entry: entry.part):
-        leaf = np.asarray(flat[entry.path])
+        leaf = entry.without_padding(np.asarray(flat[entry.path]))
         layers = leaf if entry.stacked else leaf[None]
         for name, layer in zip(entry.names, layers, strict=True):
             found = parts.setdefault(name, [])

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 Tokenizer = transformers.PreTrainedTokenizerBase
 Settings = TypeVar('Settings')
 DTYPES = ('float32', 'bfloat16')
+# Embeddings and logits are padded to a multiple of so many tokens, whatever the mesh
+# is: so a tensor axis divides them, and a checkpoint fits any mesh.
+VOCAB_MULTIPLE = 128
 MODEL = 'model'  # a finished stage's directory of the trained model
 NO_MODEL = (
     'holds no model (config.json and model.safetensors); name a finished stage or a '
@@ -138,7 +141,8 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
             raise InputError(
                 f'config.{name}.{field}={section[field]!r}; known: {", ".join(values)}.'
             )
-    return {field: section[field] for field in known}
+    fields = {field: section[field] for field in known}
+    return fields | {'vocab_multiple': VOCAB_MULTIPLE}
 
 
 def check_quantize(
@@ -157,6 +161,27 @@ def check_quantize(
         )
 
 
+def new_tokens(
+    section: ml_collections.ConfigDict,
+    name: str,
+    tokenizer: Tokenizer,
+    *,
+    tell: bool = False,
+) -> dict[str, int]:
+    """The vocab_size that config.<name>.resize_vocabulary gives a model, if any."""
+    directory = model_directory(f'{name}.init', section.init)
+    held = hf.decoder_config(hf.read_hf_config(directory)).vocab_size
+    if not section.resize_vocabulary or len(tokenizer) <= held:
+        return {}
+    if tell:
+        log.info(
+            'config.%s: %d tokens without an embedding get the mean of the %d that '
+            'there are',
+            *(name, len(tokenizer) - held, held),
+        )
+    return {'vocab_size': len(tokenizer)}
+
+
 def load_tokenizer(name: str, path: str) -> Tokenizer:
     """The tokenizer beside the model that `path` names."""
     return tokenizer_lib.load(model_directory(name, path))
@@ -169,7 +194,9 @@ def check_tokenizer(
     if len(tokenizer) > config.vocab_size:
         raise InputError(
             f'{where}: the tokenizer has {len(tokenizer)} tokens, the model '
-            f'{config.vocab_size} embeddings; use the tokenizer that belongs to it.'
+            f'{config.vocab_size} embeddings; use the tokenizer that belongs to it, '
+            'or give the new tokens embeddings in SFT (or reward, cost) with '
+            '--config.model.resize_vocabulary=True.'
         )
 
 
@@ -195,33 +222,47 @@ def check_max_lengths(config: ml_collections.ConfigDict) -> None:
 
 
 def causal_lm(
-    mesh: Mesh, section: ml_collections.ConfigDict, name: str, *, frozen: bool = False
+    mesh: Mesh,
+    section: ml_collections.ConfigDict,
+    name: str,
+    *,
+    frozen: bool = False,
+    **changes: Any,
 ) -> tuple[transformer.CausalLM, hf.Params]:
-    """Loads the language model of a config section."""
+    """Loads the language model of a config section; `changes` are of its decoder."""
     model, params = hf.load_causal_lm(
         model_directory(f'{name}.init', section.init),
         place=placer(mesh),
         param_dtype=section.dtype if frozen else 'float32',
         **compute(section, name),
+        **changes,
     )
     return model, few_bits(mesh, section, name, params) if frozen else params
 
 
-def causal_lm_of(section: ml_collections.ConfigDict, name: str) -> transformer.CausalLM:
-    """The language model of a config section, without its parameters."""
+def causal_lm_of(
+    section: ml_collections.ConfigDict, name: str, **changes: Any
+) -> transformer.CausalLM:
+    """The language model of `causal_lm`, without its parameters."""
     directory = model_directory(f'{name}.init', section.init)
-    return hf.causal_lm(directory, **compute(section, name))
+    return hf.causal_lm(directory, **compute(section, name), **changes)
 
 
 def score_model(
-    mesh: Mesh, section: ml_collections.ConfigDict, name: str, *, frozen: bool = False
+    mesh: Mesh,
+    section: ml_collections.ConfigDict,
+    name: str,
+    *,
+    frozen: bool = False,
+    **changes: Any,
 ) -> tuple[score.ScoreModel, hf.Params, score.Normalizer]:
-    """Loads the score model of a config section."""
+    """Loads the score model of a config section; `changes` are of its decoder."""
     model, params, normalizer = hf.load_score_model(
         model_directory(f'{name}.init', section.init),
         place=placer(mesh),
         param_dtype=section.dtype if frozen else 'float32',
         **compute(section, name),
+        **changes,
     )
     if frozen:
         params = few_bits(mesh, section, name, params)

@@ -31,10 +31,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     counts: Counter = Counter()
     train, test = rows(config, counts)
     tokenizer = inputs.load_tokenizer('model.init', config.model.init)
-    backbone = model_of(config).config.backbone
+    backbone = model_of(config, tokenizer).config.backbone
     inputs.check_tokenizer(tokenizer, backbone, 'config.model')
     inputs.check_length(backbone, config.max_length, 'max_length')
-    model, learning, normalizer = load(config, mesh)
+    model, learning, normalizer = load(config, mesh, tokenizer)
     make = functools.partial(
         batches.pairs,
         tokenizer=tokenizer,
@@ -125,7 +125,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.Preferenc
 
 
 def load(
-    config: ml_collections.ConfigDict, mesh: Mesh
+    config: ml_collections.ConfigDict, mesh: Mesh, tokenizer: inputs.Tokenizer
 ) -> tuple[score.ScoreModel, learning_lib.Learning, score.Normalizer]:
     """A score model, or a language model's decoder under a fresh head."""
     lora = learning_lib.settings(config.model, 'model')
@@ -133,11 +133,12 @@ def load(
     def learning(params):
         return learning_lib.of(lora, 'model', mesh, params, config.seed)
 
-    model = model_of(config)
+    model = model_of(config, tokenizer)
+    more = inputs.new_tokens(config.model, 'model', tokenizer, tell=True)
     directory = inputs.model_directory('model.init', config.model.init)
     if hf.is_score_model(hf.read_hf_config(directory)):
         _, params, normalizer = inputs.score_model(
-            mesh, config.model, 'model', frozen=lora.rank > 0
+            mesh, config.model, 'model', frozen=lora.rank > 0, **more
         )
         return model, learning(params), normalizer
     _, decoder = hf.load_backbone(
@@ -145,6 +146,7 @@ def load(
         place=inputs.placer(mesh),
         param_dtype=config.model.dtype if lora.rank else 'float32',
         **inputs.compute(config.model, 'model'),
+        **more,
     )
     params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
     params = inputs.few_bits(mesh, config.model, 'model', params)
@@ -153,10 +155,13 @@ def load(
     return model, learning(params), normalizer
 
 
-def model_of(config: ml_collections.ConfigDict) -> score.ScoreModel:
+def model_of(
+    config: ml_collections.ConfigDict, tokenizer: inputs.Tokenizer
+) -> score.ScoreModel:
     """The score model that a stage of preferences trains, without its parameters."""
     directory = inputs.model_directory('model.init', config.model.init)
     fields = inputs.compute(config.model, 'model')
+    fields |= inputs.new_tokens(config.model, 'model', tokenizer)
     if hf.is_score_model(hf.read_hf_config(directory)):
         model = hf.score_model(directory, **fields)
         # Of this kind from now on, whatever it was: the kind decides normalization.

@@ -195,7 +195,7 @@ def _model(
         return tokenizer, sft.model_of(config, tokenizer)
     tokenizer = inputs.load_tokenizer(f'{section}.init', config[section].init)
     if config.stage in PREFERENCES:
-        return tokenizer, preference.model_of(config)
+        return tokenizer, preference.model_of(config, tokenizer)
     return tokenizer, inputs.causal_lm_of(config[section], section)
 
 
@@ -204,7 +204,8 @@ def _base(config: ml_collections.ConfigDict, mesh: Mesh) -> hf.Params:
     if config.stage == 'sft':
         return sft.load(config, mesh)[1].base
     if config.stage in PREFERENCES:
-        return preference.load(config, mesh)[1].base
+        tokenizer = inputs.load_tokenizer('model.init', config.model.init)
+        return preference.load(config, mesh, tokenizer)[1].base
     return inputs.causal_lm(mesh, config.actor, 'actor', frozen=True)[1]
 
 

@@ -121,7 +121,10 @@ def load(
     inputs.check_tokenizer(tokenizer, model.config, 'config.model')
     inputs.check_length(model.config, config.max_length, 'max_length')
     if config.model.init:
-        _, params = inputs.causal_lm(mesh, config.model, 'model', frozen=lora.rank > 0)
+        more = inputs.new_tokens(config.model, 'model', tokenizer, tell=True)
+        _, params = inputs.causal_lm(
+            mesh, config.model, 'model', frozen=lora.rank > 0, **more
+        )
     else:
         params = inputs.init_params(mesh, model, jax.random.key(config.seed))
     learning = learning_lib.of(lora, 'model', mesh, params, config.seed)
@@ -140,5 +143,6 @@ def model_of(
 ) -> transformer.CausalLM:
     """The language model that is trained, without its parameters."""
     if config.model.init:
-        return inputs.causal_lm_of(config.model, 'model')
+        more = inputs.new_tokens(config.model, 'model', tokenizer)
+        return inputs.causal_lm_of(config.model, 'model', **more)
     return inputs.new_causal_lm(config.model, len(tokenizer))

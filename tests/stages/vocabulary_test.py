@@ -1,0 +1,118 @@
+"""SFT of a base whose vocabulary the mesh does not divide, and that grows."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from beaver_jax import config as config_lib
+from beaver_jax import sharding
+from beaver_jax import train
+from beaver_jax.data import tokenizer as tokenizer_lib
+from beaver_jax.models import hf
+from beaver_jax.stages import sft
+from tests import micro
+from tests import tiny
+from tests import vocabularies
+
+GPT2 = {
+    'family': 'gpt2',
+    'positions': 'learned',
+    'norm': 'layer',
+    'activation': 'gelu_tanh',
+    'gated': False,
+    'qkv_bias': True,
+    'o_bias': True,
+    'mlp_bias': True,
+    'tie_embeddings': True,
+    'num_kv_heads': 4,
+    'head_dim': 4,
+    'num_layers': 1,
+    'max_positions': 64,
+}
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory):
+    """A GPT-2 of 331 tokens, one more than its tokenizer has."""
+    directory = tmp_path_factory.mktemp('base')
+    tokenizer = tokenizer_lib.load(vocabularies.byte_level(directory / 't', 'gpt2'))
+    model, params = tiny.causal_lm(vocab_size=331, **GPT2)
+    hf.save_causal_lm(directory, model.config, params)
+    tokenizer_lib.save(tokenizer, directory)
+    return directory
+
+
+@pytest.fixture(scope='module')
+def grown(base, tmp_path_factory):
+    """The same with a tokenizer that has gained three tokens, two too many."""
+    directory = tmp_path_factory.mktemp('grown') / 'model'
+    shutil.copytree(base, directory)
+    tokenizer = tokenizer_lib.load(base)
+    tokenizer.add_tokens(['<a>', '<b>', '<c>'])
+    tokenizer_lib.save(tokenizer, directory)
+    return directory
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    def arguments(base, **changes):
+        rows = [{'prompt': f'Who? {i}', 'response': 'I cannot say.'} for i in range(8)]
+        overrides = {
+            'run': tmp_path / 'run',
+            'base': base,
+            'data.sft': micro.write_rows(tmp_path / 'sft.jsonl', rows),
+            'data.test_share': 0,
+            'batch_size': 4,
+            'steps': 1,
+            'max_length': 40,
+            **micro.MESH,
+            **{name.replace('__', '.'): value for name, value in changes.items()},
+        }
+        options = [f'--config.{key}={value}' for key, value in overrides.items()]
+        return [f'--config={micro.ROOT / "configs" / "sft.py"}:local', *options]
+
+    return arguments
+
+
+def stored(directory):
+    tensors = safetensors_numpy.load_file(directory / 'model.safetensors')
+    config = json.loads((directory / 'config.json').read_text())
+    return tensors['transformer.wte.weight'], config['vocab_size']
+
+
+def test_an_odd_vocabulary_is_trained_on_two_tensor_shards(base, arguments, tmp_path):
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    stage = sft.build(config_lib.from_argv(arguments(base)), mesh)
+    embedding = stage.state.model.params['embed']['embedding']
+    assert embedding.shape == (384, 16)  # 3·128
+    with jax.set_mesh(mesh):
+        state, metrics, _ = stage.step(stage.state, next(stage.feed), jax.random.key(0))
+    assert np.isfinite(metrics['train/loss'])
+    stage.export(state, tmp_path / 'model')
+    table, size = stored(tmp_path / 'model')
+    assert (table.shape, size) == ((331, 16), 331)
+    assert not np.array_equal(table, stored(base)[0])
+    # Nothing has flown into the padding.
+    assert not np.asarray(state.model.params['embed']['embedding'])[331:].any()
+
+
+def test_new_tokens_are_refused_unless_they_are_asked_for(grown, arguments):
+    line = micro.error(train.main, arguments(grown))
+    assert 'config.model: the tokenizer has 333 tokens, the model 331 embedd' in line
+    assert '--config.model.resize_vocabulary=True' in line
+
+
+def test_new_tokens_get_embeddings_where_they_are_asked_for(grown, arguments, tmp_path):
+    config = config_lib.from_argv(arguments(grown, model__resize_vocabulary=True))
+    stage = sft.build(config, sharding.make_mesh(data=2, fsdp=2, tensor=2))
+    stage.export(stage.state, tmp_path / 'model')
+    table, size = stored(tmp_path / 'model')
+    before, _ = stored(grown)
+    assert (table.shape, size) == ((333, 16), 333)
+    np.testing.assert_array_equal(table[:331], before)
+    np.testing.assert_allclose(table[332], before.mean(axis=0), atol=1e-6)
+    assert len(tokenizer_lib.load(tmp_path / 'model')) == 333
