@@ -64,6 +64,10 @@ def data(
         # Share of prompts held out where no test file is named; of one prompt all
         # rows, in every stage of the run.
         test_share=0.1,
+        # Of conversations: 'beaver', the original's; 'chat', the tokenizer's own chat
+        # template; '' what the model that the stage starts from has: its tokenizer's
+        # chat template, or the original's without one. Saved with what is trained.
+        template='',
         on_bad_row='drop',  # or 'error'
         # A pair whose safer response is labelled unsafe, the other safe: 'drop' it,
         # 'keep_ranking' without the labels, or 'error'.

@@ -42,6 +42,10 @@ MEANINGS = (
     (r'data\.cost_pairs', 'files of pairs with safer_response_id and safety labels'),
     (r'data\.prompts', 'files of prompts to answer'),
     (r'data\.\w+_test', 'held-out files of that use; empty: a share of its prompts'),
+    (
+        r'data\.template',
+        'of conversations: beaver, chat; empty: as the model has it',
+    ),
     (r'data\.test_share', 'share of prompts held out where no test file is named'),
     (r'data\.on_bad_row', 'a row that cannot be used: drop or error'),
     (

@@ -14,6 +14,18 @@ from collections.abc import Sequence
 BEGIN = 'BEGINNING OF CONVERSATION: '
 USER = 'USER: '
 ASSISTANT = ' ASSISTANT:'
+# The same as a chat template, which `transformers` and servers render: BOS first.
+JINJA = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}{{ '" + BEGIN + "' }}"
+    '{% for message in messages %}'
+    "{% if message['role'] == 'user' %}"
+    "{{ '" + USER + "' + message['content'] + '" + ASSISTANT + "' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ message['content'] + eos_token }}"
+    "{% else %}{{ raise_exception('roles go user, assistant, user, …') }}{% endif %}"
+    '{% endfor %}'
+)
+FORMATS = ('beaver', 'chat')
 
 
 def check_turns(turns: Sequence[str]) -> None:

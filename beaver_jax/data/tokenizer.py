@@ -20,14 +20,26 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase
 
+from beaver_jax.data import chat_template
+from beaver_jax.data import encoding
 from beaver_jax.data import template
 
 log = logging.getLogger(__name__)
 UNK, BOS, EOS, PAD = range(4)  # ids in vocabularies trained here, as LLaMA numbers them
 
 
-def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+def load(
+    directory: str | os.PathLike[str], format: str = ''
+) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a local directory; code in the directory is never run.
+
+    Its `chat_template` is the format of its conversations, and is saved with it: the
+    original's (`template.JINJA`), or one of its own.
+
+    Args:
+        directory: with tokenizer.json, tokenizer.model, or vocabulary and merges.
+        format: 'beaver', the original's template; 'chat', the tokenizer's own; '' its
+            own if it has one, else the original's.
 
     Its special tokens by rule, each rule that was needed logged once:
 
@@ -36,10 +48,13 @@ def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
       (GPT-2, GPT-NeoX, OPT); without one (Qwen2) nothing stands before the template.
     - Padding that is missing (GPT-2, LLaMA) is the EOS. This adds no id to the
       vocabulary and changes no result: masks come from lengths, never from ids.
+    - In the format 'chat', the special token with which the template ends an answer is
+      the EOS, also where the tokenizer names another one (Gemma's <end_of_turn>).
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds no tokenizer, or one without an EOS token.
+        ValueError: it holds no tokenizer, or one without an EOS token, or no chat
+            template where one is asked for, or one that cannot be rendered.
     """
     path = pathlib.Path(directory)
     if not path.is_dir():
@@ -73,7 +88,31 @@ def load(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         _say(path, f'no padding token; {tokenizer.eos_token!r}, the EOS, serves as one')
     if tokenizer.bos_token_id is None:
         _say(path, 'no BOS token; conversations begin with the template')
+    _set_format(tokenizer, path, format)
     return tokenizer
+
+
+def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether conversations are in a chat template other than the original's."""
+    return tokenizer.chat_template not in (None, template.JINJA)
+
+
+def _set_format(
+    tokenizer: PreTrainedTokenizerBase, path: pathlib.Path, format: str
+) -> None:
+    if format == 'chat' and tokenizer.chat_template is None:
+        raise ValueError(
+            f'The tokenizer in {path} has no chat template; use '
+            "config.data.template=beaver, the original's, or put chat_template into "
+            'its tokenizer_config.json.'
+        )
+    if format == 'beaver' or tokenizer.chat_template is None:
+        tokenizer.chat_template = template.JINJA
+    if has_own_template(tokenizer):
+        end = chat_template.end_token(tokenizer)
+        if end is not None and end != tokenizer.eos_token:
+            _say(path, f'a chat template that ends answers with {end!r}: the EOS')
+            tokenizer.eos_token = end
 
 
 @functools.cache
@@ -121,14 +160,16 @@ def shorten(
     Args and errors: see there.
     """
     template.check_turns(turns)
-    pieces = encode_turns(tokenizer, turns)
-    first = 0
-    while len(pieces) > 1 and sum(map(len, pieces)) > max_length:
-        first += 2
-        pieces = [_encode_user(tokenizer, turns[first], first=True), *pieces[3:]]
-    if sum(map(len, pieces)) <= max_length:
-        return tuple(turns[first:])
-    return (_cut(tokenizer, turns[-1], max_length),)
+    kept = tuple(turns)
+    while len(kept) > 1 and _length(tokenizer, kept) > max_length:
+        kept = kept[2:]
+    if _length(tokenizer, kept) <= max_length:
+        return kept
+    return (_cut(tokenizer, kept[0], max_length),)
+
+
+def _length(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]) -> int:
+    return sum(map(len, encode_turns(tokenizer, turns)))
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
@@ -140,11 +181,13 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[i
     put the space before it that it puts at the start of a text. Only the template's end
     is encoded along, so the cost does not depend on the prompt.
     """
-    ids = _encode_after(tokenizer, template.ASSISTANT, response)
+    if has_own_template(tokenizer):
+        return chat_template.encode_answer(tokenizer, response)
+    ids = encoding.after(tokenizer, template.ASSISTANT, response)
     if ids is None:
-        ids = _encode_after(tokenizer, '\n', response)
+        ids = encoding.after(tokenizer, '\n', response)
     if ids is None:
-        ids = _encode(tokenizer, response)[0]
+        ids = encoding.plain(tokenizer, response)[0]
     return [*ids, tokenizer.eos_token_id]
 
 
@@ -156,6 +199,8 @@ def encode_turns(
     The concatenation is the conversation: BOS stands in the first turn, the template in
     the user's turns, EOS at the end of each of the assistant's.
     """
+    if has_own_template(tokenizer):
+        return chat_template.encode_turns(tokenizer, turns)
     return [
         _encode_user(tokenizer, text, first=i == 0)
         if i % 2 == 0
@@ -179,13 +224,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of response ids, without special tokens: undoes `encode_response`."""
     # Decoders drop a leading space as their own addition; behind the template's end
     # the response keeps the spaces that it begins with.
-    (anchor,) = _encode(tokenizer, template.ASSISTANT)
+    (anchor,) = encoding.plain(tokenizer, template.ASSISTANT)
     before, both = tokenizer.batch_decode(
         [anchor, [*anchor, *(int(token) for token in ids)]],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
-    return both[len(before) :]
+    text = both[len(before) :]
+    if has_own_template(tokenizer):
+        return chat_template.unframed(tokenizer, text)
+    return text
 
 
 def train_sentencepiece(
@@ -236,38 +284,23 @@ def train_sentencepiece(
     _write(model.getvalue(), pathlib.Path(directory))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, *texts: str) -> list[list[int]]:
-    """Ids of each text, without BOS and EOS and with every character as plain text."""
-    return tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
-    )['input_ids']
-
-
-def _encode_after(
-    tokenizer: PreTrainedTokenizerBase, before: str, text: str
-) -> list[int] | None:
-    """Ids of `text` as it stands after `before`; None if a token spans the border."""
-    head, joint = _encode(tokenizer, before, before + text)
-    return joint[len(head) :] if joint[: len(head)] == head else None
-
-
 def _encode_user(
     tokenizer: PreTrainedTokenizerBase, text: str, *, first: bool
 ) -> list[int]:
     turn = template.format_user(text, first=first)
     if first:
         bos = tokenizer.bos_token_id
-        return [*([] if bos is None else [bos]), *_encode(tokenizer, turn)[0]]
+        return [*([] if bos is None else [bos]), *encoding.plain(tokenizer, turn)[0]]
     # A later turn stands behind an EOS id, not at the start of a text: no space first.
-    ids = _encode_after(tokenizer, '\n', turn)
-    return _encode(tokenizer, turn)[0] if ids is None else ids
+    ids = encoding.after(tokenizer, '\n', turn)
+    return encoding.plain(tokenizer, turn)[0] if ids is None else ids
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, question: str, max_length: int) -> str:
     """As much of the start of a prompt's only question as fits."""
 
     def length(size: int) -> int:
-        return len(_encode_user(tokenizer, question[:size].rstrip(), first=True))
+        return _length(tokenizer, (question[:size].rstrip(),))
 
     if length(0) > max_length:
         raise ValueError(

@@ -62,7 +62,8 @@ class Scorer:
         ppo_settings.check_lengths(
             config, hf.decoder_config(hf.read_hf_config(directory))
         )
-        tokenizer = inputs.load_tokenizer(f'models.{name}', path)
+        inputs.check_template(config, path)
+        tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
         bridge.announce(bridge.readers(config, tokenizer), name)
 
     def answer(
@@ -79,7 +80,7 @@ class Scorer:
           InputError: As in `check`.
         """
         config = self._config
-        tokenizer = inputs.load_tokenizer(f'models.{name}', path)
+        tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
         policy = ml_collections.ConfigDict(config.policy.to_dict() | {'init': path})
         model, params = inputs.causal_lm(
             self._mesh, policy, f'models.{name}', frozen=True

@@ -14,6 +14,7 @@ from beaver_jax import config as config_lib
 from beaver_jax import sharding
 from beaver_jax.data import rows as rows_lib
 from beaver_jax.data import sources
+from beaver_jax.data import template
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
@@ -182,9 +183,33 @@ def new_tokens(
     return {'vocab_size': len(tokenizer)}
 
 
-def load_tokenizer(name: str, path: str) -> Tokenizer:
-    """The tokenizer beside the model that `path` names."""
-    return tokenizer_lib.load(model_directory(name, path))
+def load_tokenizer(name: str, path: str, format: str = '') -> Tokenizer:
+    """The tokenizer beside the model that `path` names; see `tokenizer.load`."""
+    return tokenizer_lib.load(model_directory(name, path), format)
+
+
+def check_template(config: ml_collections.ConfigDict, path: str) -> None:
+    """Refuses a config.data.template that a model's directory does not have.
+
+    Args:
+      config: Of a stage.
+      path: What it starts from; not there yet where another stage makes it.
+
+    Raises:
+      InputError: It is unknown, or the tokenizer has no chat template.
+    """
+    wanted = config.data.template
+    if wanted and wanted not in template.FORMATS:
+        raise InputError(
+            f'config.data.template={wanted!r}; known: {", ".join(template.FORMATS)}, '
+            "or empty for the model's own."
+        )
+    directory = find_model(path) or pathlib.Path(path)
+    if wanted == 'chat' and directory.is_dir():
+        try:
+            tokenizer_lib.load(directory, wanted)
+        except ValueError as error:
+            raise InputError(f'config.data.template={wanted!r}: {error}') from error
 
 
 def check_tokenizer(

@@ -34,7 +34,9 @@ from beaver_jax.steps import ppo_lag
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     """Builds models, data and step of `configs/ppo_lag.py` and its settings."""
     settings, thresholds = ppo_settings.check(config, mesh)
-    tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+    tokenizer = inputs.load_tokenizer(
+        'actor.init', config.actor.init, config.data.template
+    )
     counts: Counter = Counter()
     prompts, supervised = rows(config, counts)
     feed = _feed(config, mesh, tokenizer, prompts, supervised, counts)

@@ -37,6 +37,7 @@ def check(
         'rollout.samples_per_prompt',
     )
     inputs.check_max_lengths(config)
+    inputs.check_template(config, config.actor.init)
     for name in ('actor', 'reference', 'reward', 'critic'):
         inputs.compute(config[name], name)
     for name in ('actor', 'critic'):

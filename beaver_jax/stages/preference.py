@@ -30,7 +30,9 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     loss = check(config, mesh)
     counts: Counter = Counter()
     train, test = rows(config, counts)
-    tokenizer = inputs.load_tokenizer('model.init', config.model.init)
+    tokenizer = inputs.load_tokenizer(
+        'model.init', config.model.init, config.data.template
+    )
     backbone = model_of(config, tokenizer).config.backbone
     inputs.check_tokenizer(tokenizer, backbone, 'config.model')
     inputs.check_length(backbone, config.max_length, 'max_length')
@@ -119,6 +121,7 @@ def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> preference.PreferenceConfig:
     """The settings of the loss, after every check of them and of the sizes."""
     stage_lib.check_supervised(config, mesh)
+    inputs.check_template(config, config.model.init)
     return inputs.settings(
         preference.PreferenceConfig, 'loss', config.loss, kind=config.stage
     )

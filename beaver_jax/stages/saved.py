@@ -193,7 +193,9 @@ def _model(
     if config.stage == 'sft':
         tokenizer = sft.tokenizer_of(config)
         return tokenizer, sft.model_of(config, tokenizer)
-    tokenizer = inputs.load_tokenizer(f'{section}.init', config[section].init)
+    tokenizer = inputs.load_tokenizer(
+        f'{section}.init', config[section].init, config.data.template
+    )
     if config.stage in PREFERENCES:
         return tokenizer, preference.model_of(config, tokenizer)
     return tokenizer, inputs.causal_lm_of(config[section], section)

@@ -96,6 +96,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             'config.base is empty; name the model directory to start from, '
             '--config.base=DIRECTORY.'
         )
+    inputs.check_template(config, config.model.init or config.model.tokenizer)
 
 
 def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
@@ -134,8 +135,10 @@ def load(
 def tokenizer_of(config: ml_collections.ConfigDict) -> inputs.Tokenizer:
     """That of the model to start from, or the one that a fresh model gets."""
     if config.model.init:
-        return inputs.load_tokenizer('model.init', config.model.init)
-    return tokenizer_lib.load(config.model.tokenizer)
+        return inputs.load_tokenizer(
+            'model.init', config.model.init, config.data.template
+        )
+    return tokenizer_lib.load(config.model.tokenizer, config.data.template)
 
 
 def model_of(

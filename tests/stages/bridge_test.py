@@ -224,6 +224,21 @@ def test_one_tokenizer_needs_no_bridge(directories, overrides):
     assert views_of(jnp.zeros(2), None) == ({}, {})
 
 
+def test_another_template_is_another_encoding(directories, overrides, tmp_path):
+    tokenizer = tokenizer_lib.load(directories['actor'])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '|' }}{% endfor %}"
+    )
+    other = scorer(tmp_path / 'other', tokenizer, 3)
+    config = config_lib.from_argv(arguments(overrides, reward__init=other))
+    actor = inputs.load_tokenizer('actor.init', config.actor.init)
+    reader, _ = bridge.readers(config, actor)
+    assert reader.names == ('reward',)
+    assert reader.tokenizer.chat_template == tokenizer.chat_template
+    # Its ids are the actor's all the same, so its critic starts from it.
+    assert critics.start(config, config.reward, actor, 'reward')[0] == 'reward.init'
+
+
 # ---- What critics start from --------------------------------------------------------
 
 

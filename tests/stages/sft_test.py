@@ -1,4 +1,4 @@
-"""SFT of a base whose vocabulary the mesh does not divide, and that grows."""
+"""SFT: vocabularies that the mesh does not divide or that grow, and templates."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from safetensors import numpy as safetensors_numpy
 from beaver_jax import config as config_lib
 from beaver_jax import sharding
 from beaver_jax import train
+from beaver_jax.data import template
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import hf
 from beaver_jax.stages import sft
@@ -116,3 +117,60 @@ def test_new_tokens_get_embeddings_where_they_are_asked_for(grown, arguments, tm
     np.testing.assert_array_equal(table[:331], before)
     np.testing.assert_allclose(table[332], before.mean(axis=0), atol=1e-6)
     assert len(tokenizer_lib.load(tmp_path / 'model')) == 333
+
+
+# ---- Conversation templates ---------------------------------------------------------
+
+OWN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '|' }}{% endfor %}"
+
+
+@pytest.fixture(scope='module')
+def instructed(base, tmp_path_factory):
+    """The base with a chat template of its own."""
+    directory = tmp_path_factory.mktemp('instructed') / 'model'
+    shutil.copytree(base, directory)
+    tokenizer = tokenizer_lib.load(base)
+    tokenizer.chat_template = OWN
+    tokenizer_lib.save(tokenizer, directory)
+    return directory
+
+
+@pytest.fixture(scope='module')
+def raw(base, tmp_path_factory):
+    """The base as others publish such models, without any chat template."""
+    directory = tmp_path_factory.mktemp('raw') / 'model'
+    shutil.copytree(base, directory)
+    (directory / 'chat_template.jinja').unlink()
+    return directory
+
+
+@pytest.mark.parametrize(
+    'wanted, expected',
+    [
+        ('chat', "config.data.template='chat': The tokenizer in "),
+        ('alpaca', "config.data.template='alpaca'; known: beaver, chat, or empty"),
+    ],
+)
+def test_a_template_that_the_base_lacks_is_refused(
+    wanted, expected, raw, arguments, tmp_path
+):
+    line = micro.error(train.main, arguments(raw, data__template=wanted))
+    assert expected in line
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('wanted', ['', 'chat', 'beaver'])
+def test_the_template_is_learnt_from_and_exported(
+    wanted, instructed, arguments, tmp_path
+):
+    config = config_lib.from_argv(arguments(instructed, data__template=wanted))
+    stage = sft.build(config, sharding.make_mesh(data=2, fsdp=2, tensor=2))
+    stage.export(stage.state, tmp_path / 'model')
+    tokenizer = tokenizer_lib.load(tmp_path / 'model')
+    own = wanted != 'beaver'
+    assert tokenizer.chat_template == (OWN if own else template.JINJA)
+    batch = next(stage.feed)['sft']
+    text = tokenizer.decode(batch.tokens[0][batch.mask[0]])
+    begin = 'user: Who?' if own else '<|endoftext|>BEGINNING OF CONVERSATION: USER: Who'
+    assert text.startswith(begin)
+    assert text.endswith('I cannot say.<|endoftext|>')

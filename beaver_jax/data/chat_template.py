@@ -1,0 +1,153 @@
+"""Conversations in a tokenizer's own chat template.
+
+The template is rendered with marks in place of what people say, and so taken apart:
+what stands around each turn is the template's, and may hold special tokens; what is
+said never does. An answer ends with the EOS that the template puts behind it; the rest
+of what the template puts there belongs to the next turn, as no policy writes it.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from transformers import PreTrainedTokenizerBase
+
+from beaver_jax.data import encoding
+
+# No text holds these: private characters, and a space that templates which trim what
+# is said take away.
+MARK, SPACE = '\ue000{}\ue001', '\u2003'
+
+
+class TemplateError(ValueError):
+    """A chat template that cannot be rendered or taken apart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """What a template puts around the turns of a conversation."""
+
+    texts: tuple[str, ...]  # before each turn, and behind the last one
+    trims: tuple[bool, ...]  # whether spaces around each turn are taken away
+
+
+def render(tokenizer: PreTrainedTokenizerBase, count: int) -> Rendered:
+    """Takes the template apart for a conversation of some number of turns.
+
+    Raises:
+        TemplateError: it cannot be rendered, or does not show every turn once.
+    """
+    marks = [MARK.format(i) for i in range(count)]
+    messages = [
+        {'role': ('user', 'assistant')[i % 2], 'content': SPACE + mark + SPACE}
+        for i, mark in enumerate(marks)
+    ]
+    try:
+        rest = str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=count % 2 == 1
+            )
+        )
+    except Exception as error:  # whatever the template's own code raises
+        raise TemplateError(
+            f'The chat template of {tokenizer.name_or_path} cannot be rendered '
+            f'({type(error).__name__}: {error}); use --config.data.template=beaver.'
+        ) from error
+    texts, trims = [], []
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found or mark in rest:
+            raise TemplateError(
+                f'The chat template of {tokenizer.name_or_path} does not show each '
+                'turn once, in order; use --config.data.template=beaver.'
+            )
+        trims.append(not before.endswith(SPACE))
+        texts.append(before.removesuffix(SPACE))
+        rest = rest.removeprefix(SPACE)
+    return Rendered((*texts, rest), tuple(trims))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The special token that ends an answer in the template; None if none does."""
+    behind = render(tokenizer, 2).texts[2]
+    found = [token for token in encoding.special(tokenizer) if token in behind]
+    return min(found, key=behind.index) if found else None
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]
+) -> list[list[int]]:
+    """Ids of each turn of a conversation that goes user, assistant, user, ...
+
+    The EOS of an answer stands in its turn; see `tokenizer.encode_turns`.
+
+    Raises:
+        TemplateError: see `render`.
+    """
+    rendered, frame = render(tokenizer, len(turns)), _answer_frame(tokenizer)
+    pieces = []
+    for i, text in enumerate(turns):
+        said = text.strip() if rendered.trims[i] else text
+        if i % 2:
+            pieces.append(_encode_answer(tokenizer, said, frame))
+            continue
+        before, behind = rendered.texts[i], rendered.texts[i + 1]
+        if i + 1 < len(turns) and frame.lead:
+            behind = behind.removesuffix(frame.lead)
+        if i:
+            # After the EOS, at which an answer's turn ends.
+            eos = tokenizer.eos_token
+            before = before.partition(eos)[2] if eos in before else before
+            ids = encoding.between(tokenizer, eos + before, said, behind)
+            pieces.append(ids[ids.index(tokenizer.eos_token_id) + 1 :])
+        else:
+            pieces.append(encoding.between(tokenizer, before, said, behind))
+    return pieces
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+    """Ids of an answer after its prompt, and EOS.
+
+    Raises:
+        TemplateError: see `render`.
+    """
+    said = answer.strip() if render(tokenizer, 2).trims[1] else answer
+    return _encode_answer(tokenizer, said, _answer_frame(tokenizer))
+
+
+def unframed(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
+    """A decoded answer without the spaces that the template puts around it."""
+    frame = _answer_frame(tokenizer)
+    return answer.removeprefix(frame.lead).removesuffix(frame.trail)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """What stands around an answer, between the prompt's end and the EOS."""
+
+    prompt: str  # the prompt's end, behind the question
+    lead: str  # between the prompt's end and the answer, such as a space
+    trail: str  # between the answer and the EOS
+
+
+def _answer_frame(tokenizer: PreTrainedTokenizerBase) -> _Frame:
+    prompt = render(tokenizer, 1).texts[1]
+    *_, before, behind = render(tokenizer, 2).texts
+    lead = before.removeprefix(prompt) if before.startswith(prompt) else ''
+    trail, found, _ = behind.partition(tokenizer.eos_token)
+    return _Frame(prompt, lead, trail if found else '')
+
+
+def _encode_answer(
+    tokenizer: PreTrainedTokenizerBase, said: str, frame: _Frame
+) -> list[int]:
+    text = frame.lead + said + frame.trail
+    ids = None
+    head = encoding.between(tokenizer, frame.prompt, '', '')
+    joint = encoding.between(tokenizer, frame.prompt, text, '')
+    if joint[: len(head)] == head:
+        ids = joint[len(head) :]
+    else:  # a token spans the border
+        ids = encoding.after(tokenizer, '\n', text)
+    if ids is None:
+        ids = encoding.plain(tokenizer, text)[0]
+    return [*ids, tokenizer.eos_token_id]
