@@ -236,7 +236,7 @@ def test_another_template_is_another_encoding(directories, overrides, tmp_path):
     assert reader.names == ('reward',)
     assert reader.tokenizer.chat_template == tokenizer.chat_template
     # Its ids are the actor's all the same, so its critic starts from it.
-    assert critics.start(config, config.reward, actor, 'reward')[0] == 'reward.init'
+    assert critics.start(config, actor, 'reward')[0] == 'reward.init'
 
 
 # ---- What critics start from --------------------------------------------------------
@@ -247,7 +247,7 @@ def start(overrides):
     def start(**changes):
         config = config_lib.from_argv(arguments(overrides, **changes))
         tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
-        return critics.start(config, config.reward, tokenizer, 'reward')
+        return critics.start(config, tokenizer, 'reward')
 
     return start
 
