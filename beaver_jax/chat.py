@@ -60,7 +60,9 @@ class Talker:
         if directory is None:
             raise ValueError(f'{path!r} {inputs.NO_MODEL}')
         self.tokenizer = tokenizer_lib.load(directory)
-        self._model, self._params = hf.load_causal_lm(directory, place=_place)
+        self._model, self._params = hf.load_causal_lm(
+            directory, place=_place, vocab_multiple=jax.device_count()
+        )
         inputs.check_tokenizer(self.tokenizer, self._model.config, path)
         self._key, self._turns = jax.random.key(seed), 0
         if max_new_tokens is None:

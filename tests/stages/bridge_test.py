@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +49,14 @@ NEOX = {
 
 
 def policy(directory: pathlib.Path, tokenizer) -> pathlib.Path:
-    model, params = tiny.causal_lm(vocab_size=512, **NEOX)
+    model, params = tiny.causal_lm(vocab_size=len(tokenizer), **NEOX)
     hf.save_causal_lm(directory, model.config, params)
     tokenizer_lib.save(tokenizer, directory)
     return directory
 
 
 def scorer(directory: pathlib.Path, tokenizer, seed: int, **changes) -> pathlib.Path:
-    backbone = {'vocab_size': 128, 'num_layers': 1, 'max_positions': 512}
+    backbone = {'vocab_size': len(tokenizer), 'num_layers': 1, 'max_positions': 512}
     backbone |= {'head_dim': 4}
     model, params = tiny.score_model(seed, backbone=backbone, **changes)
     state = score.init_normalizer(1)
@@ -64,9 +65,20 @@ def scorer(directory: pathlib.Path, tokenizer, seed: int, **changes) -> pathlib.
     return directory
 
 
+def models(root: pathlib.Path, neox, pieces) -> dict[str, pathlib.Path]:
+    """A policy with one tokenizer, a reward and a cost model with another."""
+    rows = [{'prompt': f'{text} {i}'} for i, text in enumerate(PROMPTS)]
+    return {
+        'actor': policy(root / 'actor', neox),
+        'reward': scorer(root / 'reward', pieces, 1),
+        'cost': scorer(root / 'cost', pieces, 2, score_type='cost'),
+        'prompts': micro.write_rows(root / 'prompts.jsonl', rows),
+    }
+
+
 @pytest.fixture(scope='module')
 def directories(tmp_path_factory) -> dict[str, pathlib.Path]:
-    """A GPT-NeoX policy, and a reward and a cost model with one sentencepiece model."""
+    """A GPT-NeoX policy, and score models with a sentencepiece tokenizer."""
     root = tmp_path_factory.mktemp('bridge')
     neox = tokenizer_lib.load(
         vocabularies.byte_level(root / 'neox', 'gpt_neox', pad_token='<|endoftext|>')
@@ -74,15 +86,22 @@ def directories(tmp_path_factory) -> dict[str, pathlib.Path]:
     tokenizer_lib.train_sentencepiece(
         vocabularies.TEXTS, root / 'pieces', vocab_size=120
     )
-    pieces = tokenizer_lib.load(root / 'pieces')
-    rows = [{'prompt': f'{text} {i}'} for i, text in enumerate(PROMPTS)]
-    micro.write_rows(root / 'prompts.jsonl', rows)
-    return {
-        'actor': policy(root / 'actor', neox),
-        'reward': scorer(root / 'reward', pieces, 1),
-        'cost': scorer(root / 'cost', pieces, 2, score_type='cost'),
-        'prompts': root / 'prompts.jsonl',
-    }
+    return models(root, neox, tokenizer_lib.load(root / 'pieces'))
+
+
+@pytest.fixture(scope='module')
+def published(shared_data, tmp_path_factory) -> dict[str, pathlib.Path]:
+    """The same with GPT-NeoX's own tokenizer and that of stories260K."""
+    root = tmp_path_factory.mktemp('published')
+    (root / 'neox').mkdir()
+    shutil.copy(
+        shared_data / 'tokenizers' / 'gpt_neox_20B_tokenizer.json',
+        root / 'neox' / 'tokenizer.json',
+    )
+    config = {'tokenizer_class': 'GPTNeoXTokenizer', 'eos_token': '<|endoftext|>'}
+    (root / 'neox' / 'tokenizer_config.json').write_text(json.dumps(config))
+    pieces = tokenizer_lib.load(shared_data / 'stories260K' / 'hf')
+    return models(root, tokenizer_lib.load(root / 'neox'), pieces)
 
 
 @pytest.fixture
@@ -115,8 +134,8 @@ def direct(directory, conversations, ended) -> np.ndarray:
     """End scores of the decoded text."""
     model, params, normalizer = hf.load_score_model(directory)
     tokenizer = tokenizer_lib.load(directory)
-    tokens = np.zeros((len(ended), 128), np.int32)
-    mask = np.zeros((len(ended), 128), bool)
+    tokens = np.zeros((len(ended), 256), np.int32)
+    mask = np.zeros((len(ended), 256), bool)
     for row, (turns, whole) in enumerate(zip(conversations, ended, strict=True)):
         pieces = tokenizer_lib.encode_turns(tokenizer, turns)
         ids = [token for piece in pieces for token in piece]
@@ -141,19 +160,17 @@ def conversations(tokenizer, samples, max_prompt_length):
         yield found[1], tokenizer_lib.decode(tokenizer, answer.tolist())
 
 
-def test_scores_are_those_of_the_decoded_text(directories, overrides):
-    # 22 tokens: some questions are shortened, others are not.
-    config = config_lib.from_argv(arguments(overrides, max_prompt_length=22))
-    mesh = sharding.make_mesh(data=8)
-    tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+def check_scores(config, tokenizer, length: int) -> list[tuple[str, str]]:
+    """Compares scores through the bridge with direct ones; returns the texts."""
+    mesh, most = sharding.make_mesh(data=8), config.max_prompt_length
     prompts = sources.prompts([config.data.prompts])
     batch = batches.prompts(
-        prompts, tokenizer, max_prompt_length=22, batch_size=8, seed=1
+        prompts, tokenizer, max_prompt_length=most, batch_size=8, seed=1
     )[0]
     # Two answers to each prompt; some ended and some were cut.
     lengths = np.arange(16) % 8 + 1
     answered = np.arange(8)[None] < lengths[:, None]
-    answers = np.random.default_rng(0).integers(1, 330, (16, 8))
+    answers = np.random.default_rng(0).integers(2, len(tokenizer), (16, 8))
     copies = [np.repeat(x, 2, axis=0) for x in (batch.tokens, batch.mask)]
     samples = types.Samples(
         tokens=np.concatenate([copies[0], answers], axis=1).astype(np.int32),
@@ -166,25 +183,44 @@ def test_scores_are_those_of_the_decoded_text(directories, overrides):
     readers = bridge.readers(config, tokenizer)
     # One tokenizer, one encoding for both.
     assert [reader.names for reader in readers] == [('reward', 'costs.harm')]
-    assert readers[0].length == 2 * (22 + 8)
-    views_of = bridge.make(mesh, tokenizer, prompts, readers, max_prompt_length=22)
+    views_of = bridge.make(mesh, tokenizer, prompts, readers, max_prompt_length=most)
     views, cut = views_of(row, samples)
     assert views['reward'] is views['costs.harm']
-    assert views['reward'].tokens.shape == (16, 60)
+    assert views['reward'].tokens.shape == (16, length)
     assert {name: float(share) for name, share in cut.items()} == {
         'reward': 0.0,
         'costs.harm': 0.0,
     }
-    texts = list(conversations(tokenizer, samples, 22))
-    shortened = [text for text, _ in texts if not text[-1].isdigit()]
-    assert 0 < len(shortened) < 16
+    texts = list(conversations(tokenizer, samples, most))
     ended = ~np.asarray(samples.truncated)
     for name, section in (('reward', config.reward), ('costs.harm', config.costs.harm)):
-        found = scorers.scorer(section, mesh, name)
-        scorer, params = found.function, found.params()
-        found = jax.jit(scorer)(params, views[name].tokens, views[name].mask)
+        scorer = scorers.scorer(section, mesh, name)
+        sequences = views[name]
+        found = jax.jit(scorer.function)(
+            scorer.params(), sequences.tokens, sequences.mask
+        )
         expected = direct(section.init, texts, ended)
         np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5, atol=1e-5)
+    return texts
+
+
+def test_scores_are_those_of_the_decoded_text(directories, overrides):
+    # 22 tokens: some questions are shortened, others are not.
+    config = config_lib.from_argv(arguments(overrides, max_prompt_length=22))
+    tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+    texts = check_scores(config, tokenizer, 2 * (22 + 8))
+    shortened = [text for text, _ in texts if not text[-1].isdigit()]
+    assert 0 < len(shortened) < 16
+
+
+def test_scores_with_published_tokenizers(published, overrides):
+    starts = {'actor.init': 'actor', 'reward.init': 'reward', 'costs.harm.init': 'cost'}
+    changes = {key: published[name] for key, name in starts.items()}
+    lengths = {'reward.max_length': 256, 'costs.harm.max_length': 256}
+    config = config_lib.from_argv(arguments(overrides | changes | lengths))
+    tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+    assert len(tokenizer) == 50277
+    check_scores(config, tokenizer, 256)
 
 
 def test_a_run_from_the_command_line(directories, overrides, capsys):
