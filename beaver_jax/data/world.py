@@ -51,6 +51,7 @@ class Sizes:
     prompts_test: int = 256
 
 
+VOCABULARY = 384  # of its tokenizer
 DEFAULT_SIZES = Sizes()
 
 
@@ -87,7 +88,7 @@ def write(
     seed: int,
     sizes: Sizes = DEFAULT_SIZES,
     *,
-    vocab_size: int = 384,
+    vocab_size: int = VOCABULARY,
 ) -> None:
     """Writes a world and its tokenizer, whole or not at all.
 

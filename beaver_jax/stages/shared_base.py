@@ -66,7 +66,7 @@ def check_inputs(
         return
     there = pathlib.Path(config.actor.init) not in made
     critic = learning.settings(config.critic, 'critic')
-    for name, section in _scorers(config):
+    for name, section in scorers(config):
         if pathlib.Path(section.init) in made:
             continue
         directory = find(name, section.init)
@@ -77,9 +77,10 @@ def check_inputs(
             _check_base(name, directory, said, config.actor.init)
 
 
-def _scorers(
+def scorers(
     config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+    """The sections of the score models, by name."""
     yield 'reward', config.reward
     for name, cost in config.costs.items():
         yield f'costs.{name}', cost

@@ -1,0 +1,72 @@
+"""The command that says whether a stage fits."""
+
+import json
+
+import pytest
+
+from beaver_jax import plan
+from beaver_jax.stages import footprint
+from tests import micro
+
+ARGUMENTS = ('--devices=8', '--memory=0.02')
+
+
+def arguments(configs, stage, tmp_path, **changes):
+    return micro.arguments(configs, stage, {'run': tmp_path / 'run', **changes})
+
+
+@pytest.mark.parametrize('stage', ['sft', 'reward', 'cost'])
+def test_supervised_stages_without_any_weights(stage, configs, tmp_path, capsys):
+    file = tmp_path / 'plan.json'
+    argv = arguments(configs, stage, tmp_path)
+    plan.main([*argv, *ARGUMENTS, f'--json={file}'])
+    found = json.loads(file.read_text())
+    assert found['fits'] is True
+    (role,) = found['plan']['roles']
+    assert role['gradients'] == role['parameters'] > 0
+    # Two moments, and a few counters.
+    assert 0 < role['optimizer'] - 2 * role['parameters'] < 100
+    assert found['plan']['peak'] == found['plan']['held'] + role['phases']['update']
+    assert not (tmp_path / 'run').exists()
+    printed = capsys.readouterr().out
+    assert 'GB per device on a mesh of 2×2×2' in printed
+    assert 'It fits: ' in printed
+
+
+def test_what_does_not_fit_is_told_what_would(configs, tmp_path, capsys, monkeypatch):
+    # The sizes are those of the plan's own test; here each rank is worth its name.
+    def of(config, mesh, sft_config, known, *, compiles):
+        sizes = {0: 3 * plan.GB, 16: 2 * plan.GB}
+        size = sizes[config.actor.lora.rank] - plan.GB * config.share_base
+        role = footprint.Footprint('actor', size)
+        mesh = {'data': 2, 'fsdp': 2, 'tensor': 2}
+        return footprint.Plan(mesh, [role], {'update': 0})
+
+    monkeypatch.setattr(plan.footprint, 'plan', of)
+    argv = arguments(configs, 'ppo_lag', tmp_path)
+    plan.main([*argv, '--devices=8', '--memory=2.5'])
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index('It does not fit: 3.00 GB, but a device has 2.5 GB.')
+    fitting = lines[at + 1 :]
+    assert len(fitting) == 2
+    assert fitting[0].startswith('    1.00 GB  --config.')
+    assert fitting[0].endswith('--config.share_base=True')
+    assert '--config.critic.lora.rank=16' in fitting[1]
+    plan.main([*argv, '--devices=8', '--memory=0.5'])
+    assert 'Nothing that was tried fits; the smallest was:' in capsys.readouterr().out
+
+
+def test_a_config_json_is_enough_and_nothing_is_too_little(configs, tmp_path):
+    def line(**changes):
+        argv = arguments(configs, 'ppo_lag', tmp_path, **changes)
+        return micro.error(plan.main, [*argv, '--devices=8'])
+
+    assert line(base='nowhere') == (
+        f"Error: config.actor.init='{tmp_path / 'run' / 'sft'}' holds no config.json "
+        "of a model, nor does config.base='nowhere'; weights are not needed, but name "
+        'a directory with the config.json of the model.'
+    )
+    argv = arguments(configs, 'sft', tmp_path)
+    assert micro.error(plan.main, [*argv, '--devices=0']) == (
+        'Error: --devices=0; must be at least 1.'
+    )

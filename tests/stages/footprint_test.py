@@ -1,0 +1,119 @@
+"""Plans against what the programs of a real stage need."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from beaver_jax import config as config_lib
+from beaver_jax import sharding
+from beaver_jax import stages
+from beaver_jax.models import hf
+from beaver_jax.stages import footprint
+from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import roles
+from tests import micro
+
+
+@pytest.fixture
+def load(chain, configs, few_rows, tmp_path):
+    def load(**changes):
+        more = {'run': tmp_path / 'run', **few_rows}
+        more |= micro.models(chain, 'sft', 'reward', 'cost') | changes
+        argv = micro.arguments(configs, 'ppo_lag', more)
+        config = config_lib.from_argv(argv)
+        return config, stages.sibling(config, str(configs), 'sft')
+
+    return load
+
+
+def measured(config, mesh):
+    """A built stage's arrays on a device, and its programs' temporary bytes."""
+    kept, temporary = [], {}
+    run = ppo_lag.iteration
+
+    def spy(rollout, score_samples, learn, frozen, bases):
+        def watched(phase, program):
+            def call(*args):
+                temporary[phase] = footprint.temporary(program.lower(*args).compile())
+                return program(*args)
+
+            return call
+
+        kept.append((frozen, bases))
+        return run(
+            watched('rollout', rollout),
+            watched('scoring', score_samples),
+            watched('update', learn),
+            frozen,
+            bases,
+        )
+
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
+        patch.setattr(ppo_lag, 'iteration', spy)
+        stage = ppo_lag.build(config, mesh)
+        held = {id(x): x for x in jax.tree.leaves((stage.state, kept))}
+        size = footprint.size(list(held.values()))
+        stage.step(stage.state, next(stage.feed), jax.random.key(0))
+    return size, temporary
+
+
+LORA = {'actor.lora.rank': 4, 'critic.lora.rank': 4}
+
+
+@pytest.mark.parametrize('changes', [{}, LORA], ids=['full', 'three bases'])
+def test_a_plan_is_what_the_programs_need(load, changes):
+    config, sft = load(**changes)
+    mesh = sharding.make_mesh(**config.mesh)
+    plan = footprint.plan(config, mesh, sft)
+    held, temporary = measured(config, mesh)
+    assert plan.held == pytest.approx(held, rel=0.15)
+    assert plan.phases.keys() == temporary.keys()
+    for phase, size in plan.phases.items():
+        assert size == pytest.approx(held + temporary[phase], rel=0.15), phase
+    assert plan.peak == pytest.approx(held + max(temporary.values()), rel=0.15)
+
+
+def test_a_deeper_rollout_follows_from_shallow_ones(load):
+    config, sft = load(**{'actor.remat': 'full'})
+    mesh = sharding.make_mesh(**config.mesh)
+    actor = roles.of(config, mesh, sft)[0]
+
+    def rollout(layers, deepest):
+        model = dataclasses.replace(actor.model.config, num_layers=layers)
+        params = roles.placed(mesh, hf.abstract_params(type(actor.model)(model)))
+        deep = dataclasses.replace(actor, model=type(actor.model)(model), params=params)
+        with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
+            patch.setattr(footprint, 'DEEPER', deepest)
+            return footprint._rollout(footprint._Work(config, mesh, {}, True), deep)[0]
+
+    assert rollout(8, 4) == pytest.approx(rollout(8, 8), rel=0.05)
+
+
+def test_one_base_is_counted_once(load):
+    shared = LORA | {'share_base': True}
+    config, sft = load(**shared)
+    mesh = sharding.make_mesh(**config.mesh)
+    found = {role.name: role for role in roles.of(config, mesh, sft)}
+    actor = found['actor']
+    assert list(found) == [
+        'actor',
+        'reference',
+        'reward model',
+        'cost model harm',
+        'reward critic',
+        'cost critic harm',
+    ]
+    assert footprint.size(found['reference'].held()) == 0
+    decoder = {k: v for k, v in actor.base.items() if k != 'lm_head'}
+    for name in ('reward model', 'cost model harm', 'reward critic'):
+        role = found[name]
+        assert jax.tree.leaves(role.base) == jax.tree.leaves(decoder)
+        assert footprint.size(role.held()) == footprint.size(role.params)
+    # Without it each score model has a base, which its critic shares.
+    config, sft = load(**LORA)
+    found = {role.name: role for role in roles.of(config, mesh, sft)}
+    assert found['reward critic'].stands_on == 'reward model'
+    whole = footprint.size(decoder)
+    assert footprint.size(found['reward model'].held()) > whole
+    assert footprint.size(found['reward critic'].held()) < whole / 2
