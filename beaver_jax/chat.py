@@ -9,7 +9,7 @@ Commands: /reset forgets the conversation, /regenerate answers anew, /help, /qui
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import sys
 from typing import Any
@@ -190,11 +190,17 @@ def converse(
         ids = tokenizer_lib.encode_prompt(
             talker.tokenizer, tuple(turns), max_length=talker.context
         )
-        whole = tokenizer_lib.encode_turns(talker.tokenizer, turns)
-        if sum(map(len, whole)) > len(ids):
-            write(f'(Cut to {talker.context} tokens; /reset begins anew.)\n')
+        write(told_cut(talker, turns, ids))
         write('ASSISTANT: ')
         turns.append(print_stream(talker, ids, write, raw=False))
+
+
+def told_cut(talker: Talker, turns: Sequence[str], ids: Sequence[int]) -> str:
+    """A line that says so, where the ids of a conversation are not all of it."""
+    whole = tokenizer_lib.encode_turns(talker.tokenizer, turns)
+    if sum(map(len, whole)) == len(ids):
+        return ''
+    return f'(Cut to the {talker.context} tokens that leave room for an answer.)\n'
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -220,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.raw and arguments.prompt is None:
         parser.error('--raw needs --prompt')
+    if arguments.prompt is not None and not (arguments.raw or arguments.prompt.strip()):
+        parser.error('--prompt is empty')
     with terminal.errors_in_a_line(ValueError, OSError):
         sampler = sampling.Sampler(
             arguments.temperature,
@@ -261,6 +269,7 @@ def _talk(talker: Talker, arguments: argparse.Namespace) -> None:
         ids = tokenizer_lib.encode_prompt(
             talker.tokenizer, (arguments.prompt,), max_length=talker.context
         )
+        sys.stderr.write(told_cut(talker, (arguments.prompt,), ids))
         print_stream(talker, ids, write, raw=False)
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 import rich.box
 import rich.console
+import rich.measure
 import rich.progress
 import rich.table
 
@@ -188,9 +189,18 @@ def table(
     grid = rich.table.Table(
         title=title, box=rich.box.SIMPLE, title_justify='left', padding=(0, 1, 0, 0)
     )
+    cells = [
+        [cell if isinstance(cell, str) else number(cell) for cell in row]
+        for row in rows
+    ]
     for index, column in enumerate(columns):
         justify: Literal['left', 'right'] = 'right' if index else 'left'
-        grid.add_column(column, justify=justify, no_wrap=not index)
-    for row in rows:
-        grid.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
-    (console or rich.console.Console()).print(grid)
+        # Headings may go over several lines; neither a word nor a figure is cut.
+        texts = [*column.split(), *(row[index] for row in cells)]
+        width = max(map(len, texts), default=0)
+        grid.add_column(column, justify=justify, no_wrap=not index, min_width=width)
+    for row in cells:
+        grid.add_row(*row)
+    console = console or rich.console.Console()
+    least = rich.measure.Measurement.get(console, console.options, grid).minimum
+    console.print(grid, width=max(console.width, least), crop=False)

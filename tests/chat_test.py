@@ -203,7 +203,7 @@ def test_a_long_conversation_is_shortened_to_the_context(talker):
     chat.converse(listener, lambda _: next(lines), written.append)
     assert len(lengths) == 5
     told = [
-        i for i, text in enumerate(written) if text.startswith('(Cut to 116 tokens')
+        i for i, text in enumerate(written) if text.startswith('(Cut to the 116 tokens')
     ]
     # Each before its answer, the first question's not among them.
     assert told and told[0] > 0 and written[told[-1] + 1] == 'ASSISTANT: '

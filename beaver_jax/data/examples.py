@@ -138,10 +138,12 @@ def _check_some(
     examples: list[Example], longest: int, limit: str, counts: sources.Counts
 ) -> list[Example]:
     if not examples:
-        found = ', '.join(f'{name} {count}' for name, count in counts.items() if count)
+        found = ', '.join(
+            f'{count} {rows.COUNTED[name]}' for name, count in counts.items() if count
+        )
         raise sources.DataError(
-            f'No example is left under {limit} ({found or "no records were given"}); '
-            'raise it, or give other data.'
+            f'No row is left under {limit} ({found or "none was given"}); raise it, or '
+            'give other data.'
         )
     counts['examples'] += len(examples)
     counts['longest'] = longest

@@ -16,6 +16,28 @@ Path = str | os.PathLike[str]
 Row = Mapping[str, Any]
 
 
+# What became of rows, in words.
+COUNTED = {
+    'read': 'rows read',
+    'kept': 'usable',
+    'held_out': 'held out',
+    'examples': 'to train on',
+    'cut_response': 'responses cut to max_length',
+    'no_response_left': 'left out, with no response within max_length',
+    'identical_tokens': 'pairs left out, alike within max_length',
+    'shortened_prompt': 'prompts shortened to max_prompt_length',
+    'duplicate_prompt': 'prompts that were there before',
+    'contradictory_safety': 'contradictions of safety labels',
+    'identical_responses': 'pairs of one response',
+    'bad_field': 'with a field missing or of another type',
+    'empty_text': 'with an empty text',
+    'not_json': 'not JSON',
+    'not_an_object': 'no JSON objects',
+    'not_utf8': 'not UTF-8',
+    'longest': 'tokens in the longest',
+}
+
+
 class DataError(ValueError):
     """Input that cannot be used."""
 

@@ -7,6 +7,7 @@ one slice at a time beside what its devices hold. Nothing is unpickled.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -406,10 +407,18 @@ def save_file(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     try:
         # The metadata is what transformers looks for.
         safetensors_numpy.save_file(tensors, path, metadata={'format': 'pt'})
+        # It makes files that only their owner reads; ours are as others are.
+        path.chmod(0o666 & ~_umask())
     except safetensors.SafetensorError as error:
         raise OSError(
             f'{path}: cannot be written ({error}); make room, or name another place.'
         ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no other way to read it
+    os.umask(mask)
+    return mask
 
 
 def save_json(path: pathlib.Path, content: Any) -> None:

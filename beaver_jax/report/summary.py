@@ -15,7 +15,6 @@ POLICY_COLUMNS = (
     ('cost', 'cost', False),
     ('safe_rate', 'safe', True),
     ('win_rate', 'wins', True),
-    ('tie_rate', 'ties', True),
     ('mean_length', 'length', False),
     ('truncated_share', 'cut', True),
 )

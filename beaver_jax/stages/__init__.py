@@ -134,7 +134,8 @@ def _check(
             records.test_prompts(config)  # the evaluation's, at the very end
     for name, path in _inits(config):
         if pathlib.Path(path) not in made:
-            inputs.model_directory(name, path)
+            named = path == config.base and config.stage == 'sft'
+            inputs.model_directory('base' if named else name, path)
     if config.stage in REINFORCED:
         shared_base.check_inputs(config, made)
 

@@ -52,8 +52,8 @@ def check(config: ml_collections.ConfigDict) -> bool:
     if changes and config.if_exists == 'refuse' and _has_begun(path):
         raise inputs.InputError(
             f'{path} holds a run with another config ({_shown(changes)}). Choose '
-            'another --config.run, go on from its last checkpoint under this config '
-            'with --config.if_exists=resume, or move it aside with '
+            'another --config.run, go on in it under this config with '
+            '--config.if_exists=resume, or move it aside with '
             '--config.if_exists=overwrite.'
         )
     return not changes and is_done(path)

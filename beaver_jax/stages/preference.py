@@ -53,9 +53,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
             params, batch, model=learning.over(model, base), kind=kind
         )
 
+    held_out = records.once(make, test, config.stage)
     evaluate = (
-        stage_lib.dataset_means(sums, learning.base, mesh, make(test, once=True))
-        if test
+        stage_lib.dataset_means(sums, learning.base, mesh, held_out)
+        if held_out is not None
         else lambda state: {}
     )
     steps = inputs.count_steps(config, counts['examples'])

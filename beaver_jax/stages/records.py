@@ -18,27 +18,9 @@ from beaver_jax.data import world
 from beaver_jax.stages import inputs
 
 log = logging.getLogger(__name__)
-# What became of rows, in words.
-COUNTED = {
-    'read': 'rows read',
-    'kept': 'usable',
-    'examples': 'to train on',
-    'cut_response': 'responses cut to max_length',
-    'no_response_left': 'with nothing but a prompt within max_length',
-    'identical_tokens': 'pairs alike within max_length',
-    'shortened_prompt': 'prompts shortened to max_prompt_length',
-    'duplicate_prompt': 'prompts that were there before',
-    'contradictory_safety': 'contradictions of safety labels',
-    'identical_responses': 'pairs of one response',
-    'bad_field': 'with a field missing or of another type',
-    'empty_text': 'with an empty text',
-    'not_json': 'not JSON',
-    'not_an_object': 'no JSON objects',
-    'not_utf8': 'not UTF-8',
-    'longest': 'tokens in the longest',
-}
 # Of these there should be few.
-LOST = ('cut_response', 'no_response_left', 'identical_tokens', 'shortened_prompt')
+SHORTENED = ('cut_response', 'shortened_prompt')
+LOST = (*SHORTENED, 'no_response_left', 'identical_tokens')
 
 
 def prepare_world(config: ml_collections.ConfigDict) -> None:
@@ -106,10 +88,29 @@ def train_and_test(
       name: The use of the rows, such as 'sft'.
       counts: Gets what became of the rows to train on.
     """
-    train = read(files(config, name), counts=counts)
+    records = read(files(config, name), counts=counts)
     if config.data[f'{name}_test']:
-        return train, read(files(config, f'{name}_test'), counts=Counter())
-    return _held_out(train, config, name)
+        return records, read(files(config, f'{name}_test'), counts=Counter())
+    train, test = _held_out(records, config, name)
+    counts['held_out'] = len(test)
+    return train, test
+
+
+def once(make: Callable[..., Any], test: list[Any], stage: str) -> Any | None:
+    """Batches of held-out rows, once; None where there are none to measure on.
+
+    Args:
+      make: (records, once=True) to batches.
+      test: Held-out records.
+      stage: Its name, for the log.
+    """
+    if not test:
+        return None
+    try:
+        return make(test, once=True)
+    except rows_lib.DataError as error:
+        log.warning('%s: nothing is measured on held-out rows: %s', stage, error)
+        return None
 
 
 def _held_out(
@@ -131,15 +132,16 @@ def log_counts(
 
     Args:
       config: Of the stage.
-      counts: Under the keys of COUNTED.
+      counts: Under the keys of rows_lib.COUNTED.
       batch: The key of the rows of a batch, such as 'batch_size'.
       length: The key of the length that rows are padded to, such as 'max_length'.
 
     Returns:
       The counts that are not 0.
     """
-    keys = sorted((key for key in counts if counts[key]), key=list(COUNTED).index)
-    told = ', '.join(f'{counts[key]:,} {COUNTED[key]}' for key in keys)
+    order = list(rows_lib.COUNTED).index
+    keys = sorted((key for key in counts if counts[key]), key=order)
+    told = ', '.join(f'{counts[key]:,} {rows_lib.COUNTED[key]}' for key in keys)
     log.info('%s: data: %s', config.stage, told)
     values, rows = config_lib.flatten(config), counts['examples']
     if rows < values[batch]:
@@ -155,9 +157,11 @@ def log_counts(
             *(config.stage, length, values[length], counts['longest']),
         )
     for key in LOST:
-        if 2 * counts[key] > rows:
+        # Those that are left out are not among the rows to train on.
+        whole = rows + counts[key] * (key not in SHORTENED)
+        if 2 * counts[key] > whole:
             log.warning(
                 '%s: %d %s, of %d rows: is the limit too low?',
-                *(config.stage, counts[key], COUNTED[key], rows),
+                *(config.stage, counts[key], rows_lib.COUNTED[key], whole),
             )
     return {key: counts[key] for key in keys}

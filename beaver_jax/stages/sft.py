@@ -38,9 +38,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     def sums(params, base, batch):
         return sft.sft_eval(params, batch, model=learning.over(model, base))
 
+    held_out = records.once(make, test, config.stage)
     evaluate = (
-        stage_lib.dataset_means(sums, learning.base, mesh, make(test, once=True))
-        if test
+        stage_lib.dataset_means(sums, learning.base, mesh, held_out)
+        if held_out is not None
         else lambda state: {}
     )
     steps = inputs.count_steps(config, counts['examples'])

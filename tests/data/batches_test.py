@@ -102,7 +102,7 @@ def test_sft_keeps_the_first_answers_of_a_dialogue_that_is_cut(tokenizer):
 
 def test_nothing_left_is_an_error(tokenizer):
     records = _demonstrations()
-    message = r'under max_length=20 \(no_response_left 10\); raise it'
+    message = r'under max_length=20 \(10 left out, with no response within'
     with pytest.raises(sources.DataError, match=message):
         batches.sft(records, tokenizer, max_length=20, batch_size=2)
     with pytest.raises(sources.DataError, match='no records were given'):

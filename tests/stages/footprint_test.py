@@ -32,7 +32,7 @@ def measured(config, mesh):
     kept, temporary = [], {}
     run = ppo_lag.iteration
 
-    def spy(rollout, score_samples, learn, frozen, bases):
+    def spy(rollout, score_samples, views_of, learn, frozen, bases):
         def watched(phase, program):
             def call(*args):
                 temporary[phase] = footprint.temporary(program.lower(*args).compile())
@@ -44,6 +44,7 @@ def measured(config, mesh):
         return run(
             watched('rollout', rollout),
             watched('scoring', score_samples),
+            views_of,
             watched('update', learn),
             frozen,
             bases,
