@@ -59,7 +59,10 @@ class Role:
 
     def held(self) -> Any:
         """What it adds to memory."""
-        return (self.params, self.base if self.stands_on == self.name else {})
+        if self.stands_on == self.name:
+            return self.params, self.base
+        # Without adapters it is what it stands on.
+        return {} if self.stands_on and not self.lora.rank else self.params
 
 
 def of(config: ml_collections.ConfigDict, mesh: Mesh, sft: Any) -> list[Role]:
