@@ -88,7 +88,7 @@ def test_a_deeper_rollout_follows_from_shallow_ones(load):
             patch.setattr(footprint, 'DEEPER', deepest)
             return footprint._rollout(footprint._Work(config, mesh, {}, True), deep)[0]
 
-    assert rollout(8, 4) == pytest.approx(rollout(8, 8), rel=0.05)
+    assert rollout(8, 4) == pytest.approx(rollout(8, 8), rel=0.15)
 
 
 def test_one_base_is_counted_once(load):
