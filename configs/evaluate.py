@@ -40,4 +40,5 @@ def get_config(preset='tiny'):
     config.sampler = fragments.sampler(temperature=1.0)
     if preset == 'llama-7b':
         fragments.llama_7b(config, 'policy', 'reward')
+        config.costs.harm.dtype = 'bfloat16'
     return config

@@ -38,4 +38,6 @@ def get_config(preset='tiny'):
         config.costs.harm.normalize = True
         config.costs.harm.threshold = -1.0
         config.multiplier.learning_rate = 0.2
+    if preset == 'llama-7b':
+        config.costs.harm.dtype = 'bfloat16'
     return config

@@ -24,4 +24,6 @@ def get_config(preset='tiny'):
         # As in configs/ppo_lag.py, where λ ends near 1.5.
         config.costs.harm.normalize = True
         config.costs.harm.shaping = 1.5
+    if preset == 'llama-7b':
+        config.costs.harm.dtype = 'bfloat16'
     return config

@@ -23,6 +23,7 @@ def of(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[Changes]:
     small = _smaller_parts(config, mesh)
     sharded = _sharded(mesh)
     adapters, shared = _adapters(config)
+    few = {f'{"actor" if "actor" in config else "model"}.quantize': 'int8'}
     tried: list[Changes] = []
     for changes in (
         small,
@@ -30,6 +31,7 @@ def of(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[Changes]:
         small | sharded | _half_the_rows(config, mesh),
         small | sharded | adapters,
         small | sharded | adapters | shared,
+        small | sharded | adapters | shared | few,
     ):
         changed = _changed(config, changes)
         if changed and changed not in tried:

@@ -19,6 +19,7 @@ from beaver_jax.data import world
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
 from beaver_jax.models import lora as lora_lib
+from beaver_jax.models import quantize
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
@@ -83,9 +84,10 @@ def of(config: ml_collections.ConfigDict, mesh: Mesh, sft: Any) -> list[Role]:
     dtype = section.dtype if lora.rank else 'float32'
     backbone = _decoder(section, 'model', config.base, sft)
     if config.stage == 'sft':
-        return [_role(mesh, 'model', transformer.CausalLM(backbone), dtype, lora=lora)]
-    model = score.ScoreModel(_head(backbone, section.head, config.stage))
-    return [_role(mesh, 'model', model, dtype, lora=lora)]
+        model: Model = transformer.CausalLM(backbone)
+    else:
+        model = score.ScoreModel(_head(backbone, section.head, config.stage))
+    return [_role(mesh, 'model', model, dtype, lora=lora, few=section.quantize)]
 
 
 def _reinforced(config, mesh, sft) -> list[Role]:
@@ -99,6 +101,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
         transformer.CausalLM(decoder(config.actor, 'actor')),
         config.actor.dtype if actor_lora.rank else 'float32',
         lora=actor_lora,
+        few=config.actor.quantize,
     )
     reference = _role(
         mesh,
@@ -106,6 +109,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
         transformer.CausalLM(decoder(config.reference, 'reference')),
         config.reference.dtype,
         learns=False,
+        few=config.reference.quantize,
         section='reference',
     )
     if actor_lora.rank and config.reference.init == config.actor.init:
@@ -126,6 +130,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
             learns=False,
             over=of_base,
             section=name,
+            few=section.quantize,
         )
         scorers.append(scorer)
         if kind == 'cost' and section.threshold is None:
@@ -161,6 +166,7 @@ def _role(
     learns: bool = True,
     over: Role | None = None,
     section: str = '',
+    few: str = 'none',
 ) -> Role:
     """A role whose parameters, or whose base, have a type; a head is float32.
 
@@ -173,12 +179,15 @@ def _role(
       learns: Whether they, or the whole model, learn.
       over: The role whose base it stands on; None for one of its own.
       section: See `Role`; the name if ''.
+      few: Bits of frozen kernels, one of `quantize.KINDS`.
     """
     lora = lora or lora_lib.LoraConfig()
     section = section or name
     whole = hf.abstract_params(model)
     head = {k: v for k, v in whole.items() if k == 'score_head'}
     loaded = _typed({k: v for k, v in whole.items() if k not in head}, dtype)
+    if few != 'none':
+        loaded = jax.eval_shape(lambda p: quantize.quantized(p, few), loaded)
     if not lora.rank:
         params = placed(mesh, loaded | head)
         return Role(name, model, lora, learns, params, {}, '', section)

@@ -62,7 +62,10 @@ def measured(config, mesh):
 LORA = {'actor.lora.rank': 4, 'critic.lora.rank': 4}
 
 
-@pytest.mark.parametrize('changes', [{}, LORA], ids=['full', 'three bases'])
+FEW = LORA | {'actor.quantize': 'int8', 'reward.quantize': 'int4'}
+
+
+@pytest.mark.parametrize('changes', [{}, FEW], ids=['full', 'adapters over few bits'])
 def test_a_plan_is_what_the_programs_need(load, changes):
     config, sft = load(**changes)
     mesh = sharding.make_mesh(**config.mesh)
