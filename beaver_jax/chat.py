@@ -264,6 +264,8 @@ def _talk(talker: Talker, arguments: argparse.Namespace) -> None:
                 f'--prompt has {len(ids)} tokens; with --raw at most {talker.context} '
                 'fit beside max_new_tokens, and nothing is cut.'
             )
+        if not ids and talker.tokenizer.bos_token_id is None:
+            raise ValueError('--prompt is empty, and the model has no BOS.')
         print_stream(talker, ids or [talker.tokenizer.bos_token_id], write, raw=True)
     else:
         ids = tokenizer_lib.encode_prompt(

@@ -27,8 +27,9 @@ log = logging.getLogger('beaver_jax.export')  # also when it is __main__
 
 UNITS = {'': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
 UNITS |= {'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
-# A directory with one of these holds a model, and may be replaced by another.
-MODELS = ('config.json', 'adapter_config.json')
+# What a directory with a model, which may be replaced by another, has and has not.
+MODELS = ('*.safetensors', 'adapter_config.json')
+STAGES = ('summary.json', 'results.json', 'metrics.jsonl', 'checkpoints')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,7 +110,8 @@ def check_free(out: pathlib.Path, *, overwrite: bool) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not any((out / name).is_file() for name in MODELS):
+    is_model = out.is_dir() and any(any(out.glob(name)) for name in MODELS)
+    if not is_model or any((out / name).exists() for name in STAGES):
         raise inputs.InputError(
             f'--out={out} exists and holds no model; name another directory.'
         )

@@ -45,20 +45,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--json', type=pathlib.Path)
     parser.add_argument('--shapes-only', action='store_true')
     ours, argv = parser.parse_known_args(argv)
+    if ours.shapes_only and ours.memory is not None:
+        parser.error('--memory needs the programs; leave out --shapes-only')
     terminal.show_log()
     config = config_lib.from_argv(argv)
     with terminal.errors_in_a_line(ValueError, OSError):
         if ours.devices is not None:
             pretend(ours.devices)
-        memory = None if ours.shapes_only else ours.memory
         found = run(
             config,
             config_lib.folder(argv),
             ours.devices,
-            memory,
+            ours.memory,
             compiles=not ours.shapes_only,
         )
-        show(found, memory, compiled=not ours.shapes_only)
+        show(found, ours.memory, compiled=not ours.shapes_only)
         if ours.json is not None:
             metrics_lib.write_json(ours.json, found)
 
@@ -105,7 +106,9 @@ def run(
     Raises:
       ValueError: Settings that do not fit, or a model that nothing is known of.
     """
-    sft_config = stages.sibling(config, folder, 'sft')
+    stages.check_trains(config)
+    is_sft = config.stage == 'sft'
+    sft_config = config if is_sft else stages.sibling(config, folder, 'sft')
     known: dict[str, int] = {}
 
     def planned(config) -> tuple[footprint.Plan, Any]:
@@ -122,7 +125,11 @@ def run(
     if fits is False:
         for changes in alternatives.of(config, mesh):
             log.info('%s', flags(changes))
-            other, _ = planned(alternatives.apply(config, changes))
+            try:
+                other, _ = planned(alternatives.apply(config, changes))
+            except ValueError as error:
+                log.info('is not possible: %s', error)
+                continue
             others.append({'changes': changes, 'plan': described(other)})
     return {'plan': described(plan), 'fits': fits, 'alternatives': others}
 

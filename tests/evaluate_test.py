@@ -185,6 +185,7 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
         ({'batch_size': 10}, 'config.batch_size=10 is not a multiple of data×fsdp=4'),
         ({'sampler.top_p': 0}, 'config.sampler.top_p=0.0; must be in (0, 1].'),
         ({'sampler.temperature': 'nan'}, 'config.sampler.temperature=nan; must not'),
+        ({'costs.harm.quantize': 'int7'}, "config.costs.harm.quantize='int7'; known: "),
         ({'max_response_length': 100}, 'config.max_response_length=132 is more than'),
         ({'data.prompts_test': 'no.jsonl'}, "No file 'no.jsonl'; check the path."),
     ],

@@ -124,6 +124,16 @@ def test_a_model_is_replaced_only_if_told(moved, tmp_path):
     assert micro.weights(out) != {name: before[name][1] for name in micro.weights(out)}
 
 
+def test_a_stage_is_never_replaced(moved):
+    before = micro.snapshot(moved)
+    for out in (moved / 'sft', moved / 'cost'):
+        command = [str(moved / 'sft'), '--out', str(out), '--overwrite']
+        assert micro.error(export.main, command) == (
+            f'Error: --out={out} exists and holds no model; name another directory.'
+        )
+    assert micro.snapshot(moved) == before
+
+
 def test_what_cannot_be_exported(chain, moved, tmp_path):
     def line(stage, *more):
         found = micro.error(export.main, arguments(stage, tmp_path / 'out', *more))

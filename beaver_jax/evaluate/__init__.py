@@ -76,6 +76,9 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     for name in ('policy', 'reward'):
         inputs.compute(config[name], name)
         inputs.check_quantize(config[name], name)
+    for name, cost in config.costs.items():
+        inputs.compute(cost, f'costs.{name}')
+        inputs.check_quantize(cost, f'costs.{name}')
     sharding.check_batch(mesh, 'config.batch_size', config.batch_size)
 
 

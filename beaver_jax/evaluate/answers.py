@@ -59,11 +59,11 @@ class Scorer:
         """
         config = self._config
         directory = inputs.model_directory(f'models.{name}', path)
-        ppo_settings.check_lengths(
-            config, hf.decoder_config(hf.read_hf_config(directory))
-        )
+        decoder = hf.backbone_config(directory)
+        ppo_settings.check_lengths(config, decoder)
         inputs.check_template(config, path)
         tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
+        inputs.check_tokenizer(tokenizer, decoder, f'config.models.{name}')
         bridge.announce(bridge.readers(config, tokenizer), name)
 
     def answer(

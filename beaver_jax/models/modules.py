@@ -15,7 +15,7 @@ from beaver_jax.models import quantize
 def padded_normal(std: float, padding: int, *, axis: int) -> Callable[..., jax.Array]:
     """Draws a fresh matrix as if its last rows or columns, the padding, were not there.
 
-    So padding, which follows from the mesh, changes no number that is drawn.
+    So padding changes no number that is drawn.
     """
 
     def init(key, shape, dtype=jnp.float32):

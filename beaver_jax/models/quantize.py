@@ -37,8 +37,10 @@ def quantize(kernel: jax.Array, kind: str) -> dict[str, jax.Array]:
       kernel_scale [..., groups, out].
 
     Raises:
-      ValueError: Four bits of an odd number of rows.
+      ValueError: Another kind; four bits of an odd number of rows.
     """
+    if kind not in KINDS[1:]:
+        raise ValueError(f'{kind!r} is no kind of few bits; use int8 or int4.')
     *layers, inner, outer = kernel.shape
     size, top = (inner, 127) if kind == 'int8' else (math.gcd(inner, GROUP), 7)
     if kind == 'int4' and inner % 2:

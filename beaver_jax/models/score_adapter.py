@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from beaver_jax.models import config as config_lib
@@ -118,7 +119,7 @@ def load(
     try:
         tensors = safetensors_numpy.load_file(directory / peft.WEIGHTS)
         ours = safetensors_numpy.load_file(directory / HEAD)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise weights.CheckpointError(
             f'{directory}: cannot be read ({error}); train its stage anew.'
         ) from error

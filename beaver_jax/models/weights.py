@@ -20,6 +20,9 @@ from safetensors import numpy as safetensors_numpy
 
 from beaver_jax.models import tensors as tensors_lib
 
+# Of new files; there is no other way to read the mask, which threads share.
+MODE = 0o666 & ~(_mask := os.umask(0o022))
+os.umask(_mask)
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 SHARD_BYTES = 4 << 30  # of one file, at most
 # Buffers that older checkpoints carry and no parameter needs.
@@ -408,17 +411,11 @@ def save_file(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
         # The metadata is what transformers looks for.
         safetensors_numpy.save_file(tensors, path, metadata={'format': 'pt'})
         # It makes files that only their owner reads; ours are as others are.
-        path.chmod(0o666 & ~_umask())
+        path.chmod(MODE)
     except safetensors.SafetensorError as error:
         raise OSError(
             f'{path}: cannot be written ({error}); make room, or name another place.'
         ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no other way to read it
-    os.umask(mask)
-    return mask
 
 
 def save_json(path: pathlib.Path, content: Any) -> None:

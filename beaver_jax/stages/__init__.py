@@ -65,6 +65,19 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     return BUILDERS[config.stage](config, mesh)
 
 
+def check_trains(config: ml_collections.ConfigDict) -> None:
+    """Refuses a config that trains nothing.
+
+    Raises:
+      InputError: Such as that of the evaluation.
+    """
+    if config.stage not in BUILDERS:
+        raise inputs.InputError(
+            f'config.stage={config.stage!r} trains nothing: its command is python -m '
+            f'beaver_jax.{config.stage}.'
+        )
+
+
 def chain(config: ml_collections.ConfigDict, folder: str) -> list[Any]:
     """The stages to run for a config, inputs first, without those that are done.
 
@@ -72,6 +85,7 @@ def chain(config: ml_collections.ConfigDict, folder: str) -> list[Any]:
       config: Of the stage that is wanted.
       folder: Where the config files are; the input `<run>/sft` is made by `sft.py`.
     """
+    check_trains(config)
     ordered: list[ml_collections.ConfigDict] = []
     _visit(config, folder, ordered)
     return ordered
@@ -184,6 +198,7 @@ def sibling(
         if shares and stage in preference.PREFERRED:
             # What is to stand on the actor's base must be adapters, as its critic is.
             other.model.lora = config.critic.lora.copy_and_resolve_references()
+            other.model.init = config.actor.init
     return other
 
 
@@ -218,6 +233,9 @@ def evaluation(
             other.models = ','.join(f'{name}={path}' for name, path in found.items())
         there = directories.directory(other)
         held = directories.recorded(there, other.run).get('models', '')
-        covered = set(held.split(',')) <= {'', *other.models.split(',')}
+        # '' are all finished policies of a run, its SFT model among them.
+        covered = held == other.models or (
+            held and set(held.split(',')) <= set(other.models.split(','))
+        )
         other.if_exists = 'resume' if covered else 'overwrite'
     return other

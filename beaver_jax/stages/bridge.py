@@ -52,6 +52,9 @@ def readers(
     sections |= {f'costs.{name}': cost for name, cost in config.costs.items()}
     for name, section in sections.items():
         theirs = inputs.load_tokenizer(f'{name}.init', section.init)
+        directory = inputs.model_directory(f'{name}.init', section.init)
+        decoder = hf.backbone_config(directory)
+        inputs.check_tokenizer(theirs, decoder, f'config.{name}')
         if tokenizer_lib.gives_same_ids(tokenizer, theirs):
             continue
         length = _length(config, section, name, theirs)
@@ -124,7 +127,7 @@ def _length(
 ) -> int:
     """The static length of a scorer's sequences."""
     directory = inputs.model_directory(f'{name}.init', section.init)
-    decoder = hf.decoder_config(hf.read_hf_config(directory))
+    decoder = hf.backbone_config(directory)
     twice = 2 * (config.max_prompt_length + config.max_response_length)
     length = section.max_length or min(twice, decoder.max_positions)
     inputs.check_length(decoder, length, f'{name}.max_length')

@@ -98,5 +98,5 @@ def _figures(directory: pathlib.Path, step: int) -> list[str]:
 
 
 def _table(figures: Mapping[str, Any]) -> list[str]:
-    rows = [f'| {name} | {value:.6g} |' for name, value in figures.items()]
+    rows = [f'| {name} | {float(value):.6g} |' for name, value in figures.items()]
     return ['| figure | value |', '| --- | --- |', *rows, '']

@@ -111,6 +111,8 @@ def start(
     theirs = inputs.load_tokenizer(key, path)
     # A critic has no template of its own: it reads ids.
     if theirs.get_vocab() == tokenizer.get_vocab():
+        decoder = hf.backbone_config(inputs.model_directory(key, path))
+        inputs.check_tokenizer(theirs, decoder, f'config.{key.removesuffix(".init")}')
         return key, path
     if wanted:
         raise inputs.InputError(

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 # What may differ between a run and its continuation.
 VOLATILE = ('if_exists', 'log.', 'checkpoint.', 'mesh.')
+# Values that are paths.
+PATHS = re.compile(r'run|base|models|data\..+|(.+\.)?(init|tokenizer)')
 IF_EXISTS = ('refuse', 'resume', 'overwrite')
 
 
@@ -118,7 +121,8 @@ def recorded(path: pathlib.Path, run: str) -> dict[str, Any]:
     """
     file = path / CONFIG
     values = json.loads(file.read_text()) if file.is_file() else {}
-    return {key: _moved(v, values.get('run', run), run) for key, v in values.items()}
+    before = values.get('run', run)
+    return {key: _moved(key, value, before, run) for key, value in values.items()}
 
 
 def _move_aside(path: pathlib.Path) -> None:
@@ -152,11 +156,13 @@ def _changes(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _moved(value: Any, old_run: str, run: str) -> Any:
-    """A path within a run as it is after the run was moved there."""
-    if isinstance(value, str) and f'{value}/'.startswith(f'{old_run}/'):
-        return run + value.removeprefix(old_run)
-    return value
+def _moved(key: str, value: Any, old_run: str, run: str) -> Any:
+    """Paths within a run as they are after the run was moved there."""
+    if not isinstance(value, str) or not PATHS.fullmatch(key):
+        return value
+    # Several are separated by commas, and may have names, NAME=PATH.
+    inside = rf'(?<![^,=]){re.escape(old_run)}(?=[/,]|$)'
+    return re.sub(inside, lambda _: run, value)
 
 
 def _shown(changes: dict[str, tuple[Any, Any]]) -> str:

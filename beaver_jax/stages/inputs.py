@@ -171,7 +171,7 @@ def new_tokens(
 ) -> dict[str, int]:
     """The vocab_size that config.<name>.resize_vocabulary gives a model, if any."""
     directory = model_directory(f'{name}.init', section.init)
-    held = hf.decoder_config(hf.read_hf_config(directory)).vocab_size
+    held = hf.backbone_config(directory).vocab_size
     if not section.resize_vocabulary or len(tokenizer) <= held:
         return {}
     if tell:

@@ -84,10 +84,13 @@ def export_adapter(
     lora: lora_lib.LoraConfig,
     adapters: hf.Params,
     init: str,
+    tokenizer: inputs.Tokenizer,
     directory: pathlib.Path,
     form: Form = WIDE,
 ) -> None:
     """Writes a policy's adapters for `peft`; complete, or not at all.
+
+    The tokenizer goes along, as the base's may have another template.
 
     All processes take part; the first one writes.
 
@@ -101,6 +104,7 @@ def export_adapter(
         if temporary is not None:
             tensors = peft.tensors_of(config, adapters)
             peft.save(temporary, config, lora, tensors, base=str(base.resolve()))
+            tokenizer_lib.save(tokenizer, temporary)
 
 
 def export_score_adapter(
@@ -109,6 +113,7 @@ def export_score_adapter(
     learnt: hf.Params,
     normalizer: score.Normalizer,
     init: str,
+    tokenizer: inputs.Tokenizer,
     directory: pathlib.Path,
     form: Form = WIDE,
 ) -> None:
@@ -133,6 +138,7 @@ def export_score_adapter(
                 base=str(base.resolve()),
                 fingerprint=fingerprint.of(base),
             )
+            tokenizer_lib.save(tokenizer, temporary)
 
 
 def export_score_model(

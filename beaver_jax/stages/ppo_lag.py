@@ -144,6 +144,7 @@ def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
             loaded.actor.lora,
             params,
             config.actor.init,
+            tokenizer,
             directory.with_name(outputs.ADAPTER),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax.models import hf
 from beaver_jax.models import transformer
 from beaver_jax.rollout import experience
 from beaver_jax.stages import critics
@@ -135,6 +136,17 @@ def _reference(
 ) -> tuple[transformer.CausalLM, Any]:
     """The policy that the actor is held to; adapters stand on the same parameters."""
     section = config.reference
+    ours, theirs = (
+        inputs.load_tokenizer(f'{name}.init', config[name].init)
+        for name in ('actor', 'reference')
+    )
+    if ours.get_vocab() != theirs.get_vocab():
+        raise inputs.InputError(
+            f'config.reference.init={section.init!r} has another tokenizer than the '
+            'actor; the policy can be held only to one that reads the same tokens.'
+        )
+    directory = inputs.model_directory('reference.init', section.init)
+    inputs.check_tokenizer(theirs, hf.backbone_config(directory), 'config.reference')
     if not learning.lora.rank or section.init != config.actor.init:
         return inputs.causal_lm(mesh, section, 'reference', frozen=True)
     fields = inputs.compute(section, 'reference')

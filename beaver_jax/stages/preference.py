@@ -115,6 +115,7 @@ def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
             state.model.params,
             state.normalizer,
             config.model.init,
+            tokenizer,
             directory.with_name(outputs.ADAPTER),
         )
 

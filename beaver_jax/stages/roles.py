@@ -121,6 +121,12 @@ def _reinforced(config, mesh, sft) -> list[Role]:
         backbone = decoder(section, name)
         head = _head_of(section, backbone, kind)
         of_base = actor if config.share_base else None
+        alike = dataclasses.replace(backbone, **inputs.compute(config.actor, 'actor'))
+        if of_base and alike != actor.model.config:
+            raise inputs.InputError(
+                f'config.share_base=True, but config.{name} is another model '
+                'than config.actor, whose base it is to stand on.'
+            )
         scorer = _role(
             mesh,
             f'{kind} model {label}'.strip(),
@@ -194,7 +200,7 @@ def _role(
     base, stands_on = placed(mesh, loaded), name
     if over is not None:
         held = over.base or over.params  # adapters over it, or the score model itself
-        backbone = held.get('backbone', {k: v for k, v in held.items()})
+        backbone = held.get('backbone', held)
         backbone = {k: v for k, v in backbone.items() if k != 'lm_head'}
         base, stands_on = {'backbone': backbone}, over.name
     adapters = jax.eval_shape(
@@ -251,7 +257,7 @@ def _decoder(section, name: str, base: str, sft: Any) -> model_lib.TransformerCo
     fields = inputs.compute(section, name)
     directory = _described(section.init) or _described(base)
     if directory is not None:
-        found = hf.decoder_config(hf.read_hf_config(directory))
+        found = hf.backbone_config(directory)
         return dataclasses.replace(found, **fields)
     if not base and sft.data.world:
         return inputs.settings(

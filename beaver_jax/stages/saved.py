@@ -84,7 +84,13 @@ class Saved:
         check_adapter(self.config)
         if isinstance(self.model, transformer.CausalLM):
             outputs.export_adapter(
-                self.model.config, self.lora, self.params, self.init, directory, form
+                self.model.config,
+                self.lora,
+                self.params,
+                self.init,
+                self.tokenizer,
+                directory,
+                form,
             )
         else:
             assert self.normalizer is not None  # every score model has one
@@ -94,6 +100,7 @@ class Saved:
                 self.params,
                 self.normalizer,
                 self.init,
+                self.tokenizer,
                 directory,
                 form,
             )

@@ -109,6 +109,7 @@ def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:
             learning.lora,
             state.model.params,
             config.model.init,
+            tokenizer,
             directory.with_name(outputs.ADAPTER),
         )
 

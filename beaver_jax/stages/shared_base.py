@@ -42,6 +42,11 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     """
     if not config.share_base:
         return
+    if config.critic.init:
+        raise inputs.InputError(
+            f'config.share_base=True and config.critic.init={config.critic.init!r}: '
+            'over the shared base a critic begins as its score model; leave it empty.'
+        )
     for name in ('actor', 'critic'):
         if not config[name].lora.rank:
             raise inputs.InputError(

@@ -132,6 +132,12 @@ def check_supervised(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     inputs.compute(config.model, 'model')
     lora = learning.settings(config.model, 'model')
     inputs.check_quantize(config.model, 'model', learns=not lora.rank)
+    if config.model.resize_vocabulary and lora.rank:
+        raise inputs.InputError(
+            'config.model.resize_vocabulary=True gives the model new embeddings, which '
+            f'adapters (config.model.lora.rank={lora.rank}) leave as they are; give '
+            'them in a run that learns in full.'
+        )
     optimizer(config, 'optimizer', inputs.count_steps(config, rows=1))
 
 

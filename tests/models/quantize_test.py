@@ -57,6 +57,11 @@ def test_a_product_is_that_with_the_kernel_it_stands_for(kind):
     )
 
 
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"'int7' is no kind of few bits; use int8 or"):
+        quantize.quantize(kernel(8, 2), 'int7')
+
+
 def test_an_odd_number_of_rows_does_not_fit_four_bits():
     with pytest.raises(ValueError, match=r'7 rows cannot share bytes .* use int8'):
         quantize.quantize(kernel(7, 2), 'int4')

@@ -275,6 +275,12 @@ def test_another_template_is_another_encoding(directories, overrides, tmp_path):
     assert critics.start(config, actor, 'reward')[0] == 'reward.init'
 
 
+def test_a_reference_reads_the_actors_tokens(directories, overrides):
+    argv = arguments(overrides, reference__init=directories['reward'])
+    line = micro.error(train.main, argv)
+    assert 'has another tokenizer than the actor; the policy can be held' in line
+
+
 # ---- What critics start from --------------------------------------------------------
 
 

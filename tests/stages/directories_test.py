@@ -120,6 +120,28 @@ def test_overwrite_moves_aside_and_deletes_nothing(config):
         assert directories.is_done(path)
 
 
+def test_a_run_that_was_moved_is_told_from_where_it_is(tmp_path):
+    values = {
+        'run': 'sft',  # like the stage
+        'stage': 'sft',
+        'preset': 'sft',
+        'data.sft': 'sft/world/a.jsonl,other/sft/b.jsonl,sft/c.jsonl',
+        'models': 'sft=sft/ppo,before=old/sft',
+        'actor.init': 'sft/sft',
+    }
+    path = tmp_path / 'moved' / 'sft'
+    path.mkdir(parents=True)
+    (path / directories.CONFIG).write_text(json.dumps(values))
+    assert directories.recorded(path, 'new') == {
+        'run': 'new',
+        'stage': 'sft',
+        'preset': 'sft',
+        'data.sft': 'new/world/a.jsonl,other/sft/b.jsonl,new/c.jsonl',
+        'models': 'sft=new/ppo,before=old/sft',
+        'actor.init': 'new/sft',
+    }
+
+
 def test_another_word_is_refused(config):
     config.if_exists = 'ask'
     with pytest.raises(inputs.InputError, match=r"config\.if_exists='ask'; known"):

@@ -78,7 +78,8 @@ def test_sft_leaves_a_merged_model_and_an_adapter(chain, configs, few_rows, tmp_
     exported_as_at_the_end(run / 'sft', tmp_path)
     out = tmp_path / 'adapter'
     export.main([str(run / 'sft'), '--out', str(out), '--adapter'])
-    for file in ('adapter_config.json', 'adapter_model.safetensors'):
+    # With the tokenizer, whose template the base's may not be.
+    for file in ('adapter_config.json', 'adapter_model.safetensors', 'tokenizer.json'):
         assert (out / file).read_bytes() == (adapter / file).read_bytes()
     assert 'library_name: peft' in (out / 'README.md').read_text()
 
@@ -223,7 +224,7 @@ def test_score_models_learn_adapters_and_their_head(chain, configs, few_rows, tm
     export.main([str(run / 'cost'), '--out', str(out), '--adapter'])
     for file in left.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes()
-    assert len(list(left.iterdir())) == 4
+    assert (left / 'score_config.json').is_file()
 
 
 def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):

@@ -107,6 +107,12 @@ def test_new_tokens_are_refused_unless_they_are_asked_for(grown, arguments):
     assert '--config.model.resize_vocabulary=True' in line
 
 
+def test_new_tokens_are_no_work_for_adapters(grown, arguments):
+    changes = {'model__resize_vocabulary': True, 'model__lora__rank': 2}
+    line = micro.error(train.main, arguments(grown, **changes))
+    assert line.startswith('Error: config.model.resize_vocabulary=True gives the model')
+
+
 def test_new_tokens_get_embeddings_where_they_are_asked_for(grown, arguments, tmp_path):
     config = config_lib.from_argv(arguments(grown, model__resize_vocabulary=True))
     stage = sft.build(config, sharding.make_mesh(data=2, fsdp=2, tensor=2))

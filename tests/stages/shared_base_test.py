@@ -156,6 +156,13 @@ def test_what_a_chain_trains_first_is_adapters_too(argv, configs, tmp_path):
     stages.check(list(wanted.values()), sharding.make_mesh(**config.mesh))
 
 
+def test_what_a_chain_trains_stands_on_the_actor(argv, chain, configs, tmp_path):
+    run = tmp_path / 'new'
+    line = argv(**{'run': run, 'reward.init': run / 'reward'})
+    first, _ = stages.chain(config_lib.from_argv(line), str(configs))
+    assert (first.stage, first.model.init) == ('reward', str(chain / 'sft'))
+
+
 def test_what_cannot_share_is_refused(argv, chain, scored, tmp_path):
     def line(**changes):
         return micro.error(train.main, argv(**changes))
@@ -166,6 +173,9 @@ def test_what_cannot_share_is_refused(argv, chain, scored, tmp_path):
     )
     assert line(**{'critic.lora.alpha': 4}).endswith(
         'needs the same settings; set --config.critic.lora.alpha=8.0.'
+    )
+    assert line(**{'critic.init': chain / 'sft'}).startswith(
+        'Error: config.share_base=True and config.critic.init='
     )
     found = line(**{'reward.init': chain / 'reward'})
     assert found.startswith(

@@ -35,6 +35,10 @@ def test_an_actor_may_adapt_its_head_and_a_critic_has_none(check):
         check(critic__lora__rank=2, critic__lora__targets='lm_head')
 
 
+def test_a_policy_may_go_on_from_another_of_the_chain(check, tmp_path):
+    check(actor__init=tmp_path / 'run' / 'ppo', actor__lora__rank=2)
+
+
 def test_the_maps_are_those_of_the_base(check, tmp_path):
     fields = {'num_kv_heads': 4, 'qkv_bias': True, 'gated': False, 'mlp_bias': True}
     fields |= {'family': 'gpt2', 'o_bias': True, 'norm': 'layer'}
