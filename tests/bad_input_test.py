@@ -7,6 +7,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from beaver_jax import train
+from beaver_jax.data import rows as rows_lib
 from beaver_jax.models import weights
 from tests import micro
 
@@ -337,7 +338,7 @@ def test_what_became_of_the_rows_is_logged_and_stored(
     assert {name: found[name] for name in counts} == counts
     log = capsys.readouterr().err
     for name, count in counts.items():
-        assert f'{count} {rows.COUNTED[name]}' in log
+        assert f'{count} {rows_lib.COUNTED[name]}' in log
 
 
 # ---- Models -------------------------------------------------------------------------

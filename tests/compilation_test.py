@@ -102,8 +102,8 @@ def test_a_run_says_what_was_compiled_and_warns_of_more(load, capsys, monkeypatc
         return capsys.readouterr().err
 
     log = log_of(load('sft', steps=2))
-    assert re.search(r'sft: compiled [1-9]\d* programs in \d', log)
+    assert re.search(r'sft: compiled [1-9]\d* programs? in \d', log)
     assert 'again' not in log
     monkeypatch.setattr(stages, 'build', build_restless)
     log = log_of(load('sft', steps=2, if_exists='overwrite'))
-    assert 'sft: compiled 1 programs again' in log
+    assert 'sft: compiled 1 program again' in log

@@ -105,7 +105,7 @@ def test_nothing_left_is_an_error(tokenizer):
     message = r'under max_length=20 \(10 left out, with no response within'
     with pytest.raises(sources.DataError, match=message):
         batches.sft(records, tokenizer, max_length=20, batch_size=2)
-    with pytest.raises(sources.DataError, match='no records were given'):
+    with pytest.raises(sources.DataError, match='none was given'):
         batches.prompts([], tokenizer, max_prompt_length=60, batch_size=2)
 
 
