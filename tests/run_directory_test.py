@@ -35,9 +35,9 @@ def test_a_run_of_another_config_is_refused_resumed_or_moved_aside(sft, capsys):
     line = micro.error(train.main, arguments(steps=3, optimizer__learning_rate=0.01))
     assert line == (
         f'Error: {run}/sft holds a run with another config (optimizer.learning_rate: '
-        '0.003 → 0.01, steps: 2 → 3). Choose another --config.run, go on from its last '
-        'checkpoint under this config with --config.if_exists=resume, or move it aside '
-        'with --config.if_exists=overwrite.'
+        '0.003 → 0.01, steps: 2 → 3). Choose another --config.run, go on in it under '
+        'this config with --config.if_exists=resume, or move it aside with '
+        '--config.if_exists=overwrite.'
     )
     assert micro.snapshot(run) == before
     # How it is logged and saved may change.
