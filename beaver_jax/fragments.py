@@ -34,6 +34,10 @@ def run(stage: str, preset: str) -> ml_collections.ConfigDict:
     # time: what it began goes on without it).
     config.if_exists = 'refuse'
     config.mesh = _dict(data=-1, fsdp=1, tensor=1)
+    # Of the computation of every role, and of frozen models; a role's own section, such
+    # as config.actor, counts over it. What learns is kept in float32. 'auto': bfloat16
+    # on accelerators, float32 on CPUs.
+    config.dtype = {'tiny': 'float32', 'llama-7b': 'bfloat16'}.get(preset, 'auto')
     config.data = data(config, world=preset == 'tiny')
     config.log = _dict(every=1, tensorboard=True, wandb=_maybe(str))
     config.checkpoint = _dict(every=100, keep=2)
@@ -75,10 +79,11 @@ def data(
     )
 
 
-def model(init) -> ml_collections.ConfigDict:
+def model(config: ml_collections.ConfigDict, init) -> ml_collections.ConfigDict:
     """A model by directory: where it starts, and how it computes."""
+    dtype = config.get_ref('dtype').identity()
     # Of a frozen model, or of one under adapters: 'int8' or 'int4' kernels.
-    return _dict(init=init, dtype='float32', remat='none', quantize='none')
+    return _dict(init=init, dtype=dtype, remat='none', quantize='none')
 
 
 def lora(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -135,7 +140,7 @@ def preference(kind: str, preset: str) -> ml_collections.ConfigDict:
     """The config of a reward or cost model."""
     config = run(kind, preset)
     supervised(config, epochs=2, batch_size=64)
-    config.model = model(config.get_ref('run') + '/sft')
+    config.model = model(config, config.get_ref('run') + '/sft')
     config.model.lora = lora(config)
     config.model.resize_vocabulary = False  # as in configs/sft.py
     # safe-rlhf keeps running statistics of the scores in the model; they are used
@@ -160,18 +165,18 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     """The config of PPO, to which costs may be added."""
     config = run(stage, preset)
     run_ref = config.get_ref('run')
-    config.actor = model(run_ref + '/sft')
+    config.actor = model(config, run_ref + '/sft')
     config.actor.lora = lora(config)
     # + '': a reference of its own, so that changing one leaves the other.
-    config.reference = model(config.actor.get_ref('init') + '')
-    config.reward = model(run_ref + '/reward')
+    config.reference = model(config, config.actor.get_ref('init') + '')
+    config.reward = model(config, run_ref + '/reward')
     config.reward.normalize = False
     config.reward.output = 0  # of the reward model's head
     config.reward.max_length = 0  # as in `cost`
     # Empty: each critic starts from the score model whose values it learns; where that
     # has another tokenizer than the actor, from config.actor.init under a fresh head.
     # A directory with the actor's tokenizer: from there, a score model or a policy.
-    config.critic = model('')
+    config.critic = model(config, '')
     config.critic.lora = lora(config)
     # With adapters: reward and cost models and their critics stand on the actor's base
     # as well, which is then in memory once. Needs score models that are adapters over
@@ -207,7 +212,7 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     if preset == 'tiny':
         tiny_reinforcement(config)
     if preset == 'llama-7b':
-        llama_7b(config, 'actor', 'reference', 'reward', 'critic')
+        llama_7b(config, 'actor', 'critic')
         config.ppo.kl_coeff = 0.01
         config.ppo.ptx_coeff = 16.0
         config.ppo.parts = 4
@@ -231,9 +236,8 @@ def tiny_reinforcement(config: ml_collections.ConfigDict) -> None:
 
 
 def llama_7b(config: ml_collections.ConfigDict, *models: str) -> None:
-    """Sets what a 7B model needs: bfloat16 matmuls, recomputation, sharded states."""
+    """Sets what 7B models need: recomputation where they learn, sharded states."""
     for name in models:
-        config[name].dtype = 'bfloat16'
         config[name].remat = 'full'
     config.mesh.data, config.mesh.fsdp = 1, -1
     config.checkpoint.every = 50
@@ -251,15 +255,22 @@ def multiplier() -> ml_collections.ConfigDict:
     return section
 
 
-def cost(init, *, threshold: float | None, shaping: float | None = None):
+def cost(
+    config: ml_collections.ConfigDict,
+    init,
+    *,
+    threshold: float | None,
+    shaping: float | None = None,
+) -> ml_collections.ConfigDict:
     """A cost: constrained with a threshold, or subtracted with a shaping coefficient.
 
     Args:
+      config: That it is for.
       init: A cost model.
       threshold: d, in the cost model's units; None for no constraint.
       shaping: Fixed multiplier of reward shaping; None for none.
     """
-    section = model(init)
+    section = model(config, init)
     section.normalize = False
     section.output = 0  # of the cost model's head
     # Of sequences in its own ids, where its tokenizer is not the policy's; 0 is twice

@@ -21,6 +21,10 @@ MEANINGS = (
         'share_base',
         "reward, cost models and critics are adapters over the actor's base",
     ),
+    (
+        'dtype',
+        'of every role: float32, bfloat16, or auto (bfloat16 on accelerators)',
+    ),
     ('max_bad_steps', 'non-finite updates in a row that end the run'),
     (
         r'lora\.\w+',
@@ -56,7 +60,7 @@ MEANINGS = (
     (rf'{_MODEL}\.init', 'directory of a stage or a Hugging Face model'),
     (
         rf'{_MODEL}\.dtype',
-        'of the computation, and of frozen parameters: float32 or bfloat16',
+        'of the computation, and of frozen parameters: auto, float32 or bfloat16',
     ),
     (rf'{_MODEL}\.quantize', 'kernels of a frozen model: none, int8 or int4'),
     (rf'{_MODEL}\.remat', 'recomputed in the backward pass: none, dots or full'),

@@ -52,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with terminal.errors_in_a_line(ValueError, OSError):
         if ours.devices is not None:
             pretend(ours.devices)
+            if config.dtype == 'auto':
+                # They stand for accelerators.
+                with config.unlocked():
+                    config.dtype = 'bfloat16'
         found = run(
             config,
             config_lib.folder(argv),

@@ -26,12 +26,12 @@ def get_config(preset='tiny'):
     # NAME=DIRECTORY, comma-separated; empty for all finished policies of the run.
     config.models = ''
     config.baseline = 'sft'
-    config.policy = fragments.model('')  # how every policy computes
-    config.reward = fragments.model(run + '/reward')
+    config.policy = fragments.model(config, '')  # how every policy computes
+    config.reward = fragments.model(config, run + '/reward')
     config.reward.normalize = False
     config.reward.output = 0
     config.reward.max_length = 0  # as in fragments.cost
-    config.costs.harm = fragments.cost(run + '/cost', threshold=None)
+    config.costs.harm = fragments.cost(config, run + '/cost', threshold=None)
     config.costs.harm.normalize = preset == 'tiny'  # as in configs/ppo_lag.py
     config.max_prompt_length = 32 if preset == 'tiny' else 256
     config.max_response_length = 24 if preset == 'tiny' else 256
@@ -39,6 +39,5 @@ def get_config(preset='tiny'):
     # 0 is greedy; sampling draws the same numbers for the same prompt every time.
     config.sampler = fragments.sampler(temperature=1.0)
     if preset == 'llama-7b':
-        fragments.llama_7b(config, 'policy', 'reward')
-        config.costs.harm.dtype = 'bfloat16'
+        fragments.llama_7b(config)
     return config

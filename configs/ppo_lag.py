@@ -30,7 +30,9 @@ def get_config(preset='tiny'):
     if preset not in PRESETS:
         raise config_lib.unknown_preset(preset, PRESETS)
     config = fragments.reinforcement('ppo_lag', preset)
-    config.costs.harm = fragments.cost(config.get_ref('run') + '/cost', threshold=0.0)
+    config.costs.harm = fragments.cost(
+        config, config.get_ref('run') + '/cost', threshold=0.0
+    )
     if preset == 'tiny':
         # Divided by the standard deviation of the cost model's scores, safe answers
         # cost -0.95 to -1.05 and harmful ones about +1. At -1.0 nearly all must be
@@ -38,6 +40,4 @@ def get_config(preset='tiny'):
         config.costs.harm.normalize = True
         config.costs.harm.threshold = -1.0
         config.multiplier.learning_rate = 0.2
-    if preset == 'llama-7b':
-        config.costs.harm.dtype = 'bfloat16'
     return config

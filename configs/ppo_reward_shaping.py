@@ -18,12 +18,10 @@ def get_config(preset='tiny'):
         raise config_lib.unknown_preset(preset, PRESETS)
     config = fragments.reinforcement('ppo_reward_shaping', preset)
     config.costs.harm = fragments.cost(
-        config.get_ref('run') + '/cost', threshold=None, shaping=1.0
+        config, config.get_ref('run') + '/cost', threshold=None, shaping=1.0
     )
     if preset == 'tiny':
         # As in configs/ppo_lag.py, where λ ends near 1.5.
         config.costs.harm.normalize = True
         config.costs.harm.shaping = 1.5
-    if preset == 'llama-7b':
-        config.costs.harm.dtype = 'bfloat16'
     return config

@@ -23,7 +23,7 @@ def get_config(preset='tiny'):
         raise config_lib.unknown_preset(preset, PRESETS)
     config = fragments.run('sft', preset)
     fragments.supervised(config, epochs=3, batch_size=32)
-    config.model = fragments.model(config.get_ref('base') + '')
+    config.model = fragments.model(config, config.get_ref('base') + '')
     config.model.lora = fragments.lora(config)
     # Tokens of the tokenizer that the base lacks: an error, or new embeddings (and
     # outputs), which are the mean of the old ones.

@@ -133,7 +133,7 @@ POLICY = [
     ({'rollout.samples_per_prompt': 0}, 'config.rollout.samples_per_prompt=0; must be'),
     (
         {'reference.dtype': 'float64'},
-        "config.reference.dtype='float64'; known: float32",
+        "config.reference.dtype='float64'; known: auto, float32",
     ),
     ({'critic.remat': 'some'}, "config.critic.remat='some'; known: none, full, dots."),
     ({'checkpoint.every': 0}, 'config.checkpoint.every=0; must be at least 1.'),

@@ -33,6 +33,21 @@ def test_supervised_stages_without_any_weights(stage, configs, tmp_path, capsys)
     assert 'It fits: ' in printed
 
 
+def test_devices_that_are_not_there_are_accelerators(configs, tmp_path):
+    def parameters(dtype, *more):
+        file = tmp_path / 'plan.json'
+        changes = {'dtype': dtype}
+        argv = arguments(configs, 'ppo', tmp_path, **changes)
+        plan.main([*argv, '--shapes-only', f'--json={file}', *more])
+        roles = json.loads(file.read_text())['plan']['roles']
+        return {role['role']: role['parameters'] for role in roles}
+
+    wide, narrow = parameters('float32'), parameters('auto', '--devices=8')
+    assert narrow['actor'] == wide['actor']
+    assert narrow['reference'] == wide['reference'] / 2
+    assert parameters('auto') == wide
+
+
 def test_what_does_not_fit_is_told_what_would(configs, tmp_path, capsys, monkeypatch):
     # The sizes are those of the plan's own test; here each rank is worth its name.
     def of(config, mesh, sft_config, known, *, compiles):

@@ -8,6 +8,8 @@ of what the template puts there belongs to the next turn, as no policy writes it
 
 from collections.abc import Sequence
 import dataclasses
+import datetime
+import functools
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +18,13 @@ from beaver_jax.data import encoding
 # No text holds these: private characters, and a space that templates which trim what
 # is said take away.
 MARK, SPACE = '\ue000{}\ue001', '\u2003'
+
+# Of templates that tell today's date; what Llama 3.2's own says without a clock.
+DAY = datetime.date(2024, 7, 26)
+WAY_OUT = (
+    'use --config.data.template=beaver, or remove the template from the directory '
+    '(chat_template.jinja, or its entry in tokenizer_config.json).'
+)
 
 
 class TemplateError(ValueError):
@@ -36,6 +45,16 @@ def render(tokenizer: PreTrainedTokenizerBase, count: int) -> Rendered:
     Raises:
         TemplateError: it cannot be rendered, or does not show every turn once.
     """
+    t = tokenizer
+    return _render(t, str(t.chat_template), t.bos_token, t.eos_token, count)
+
+
+# Every row asks anew. The key has all that a tokenizer's rules change.
+@functools.lru_cache(maxsize=128)
+def _render(
+    tokenizer: PreTrainedTokenizerBase, template: str, bos: str, eos: str, count: int
+) -> Rendered:
+    del template, bos, eos
     marks = [MARK.format(i) for i in range(count)]
     messages = [
         {'role': ('user', 'assistant')[i % 2], 'content': SPACE + mark + SPACE}
@@ -44,13 +63,17 @@ def render(tokenizer: PreTrainedTokenizerBase, count: int) -> Rendered:
     try:
         rest = str(
             tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=count % 2 == 1
+                messages,
+                tokenize=False,
+                add_generation_prompt=count % 2 == 1,
+                # Rows are to be the same on every day that a run goes on.
+                strftime_now=DAY.strftime,
             )
         )
     except Exception as error:  # whatever the template's own code raises
         raise TemplateError(
             f'The chat template of {tokenizer.name_or_path} cannot be rendered '
-            f'({type(error).__name__}: {error}); use --config.data.template=beaver.'
+            f'({type(error).__name__}: {error}); {WAY_OUT}'
         ) from error
     texts, trims = [], []
     for mark in marks:
@@ -58,7 +81,7 @@ def render(tokenizer: PreTrainedTokenizerBase, count: int) -> Rendered:
         if not found or mark in rest:
             raise TemplateError(
                 f'The chat template of {tokenizer.name_or_path} does not show each '
-                'turn once, in order; use --config.data.template=beaver.'
+                f'turn once, in order; {WAY_OUT}'
             )
         trims.append(not before.endswith(SPACE))
         texts.append(before.removesuffix(SPACE))

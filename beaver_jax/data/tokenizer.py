@@ -161,11 +161,9 @@ def shorten(
     """
     template.check_turns(turns)
     kept = tuple(turns)
-    while len(kept) > 1 and _length(tokenizer, kept) > max_length:
+    while (long := _length(tokenizer, kept) > max_length) and len(kept) > 1:
         kept = kept[2:]
-    if _length(tokenizer, kept) <= max_length:
-        return kept
-    return (_cut(tokenizer, kept[0], max_length),)
+    return (_cut(tokenizer, kept[0], max_length),) if long else kept
 
 
 def _length(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]) -> int:

@@ -43,9 +43,9 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     prompts = records.test_prompts(config)
     paths = policies(config)
     directories.check(config)
-    scorer = answers_lib.Scorer(config, mesh)
     for name, path in paths.items():
-        scorer.check(name, path)
+        answers_lib.check(config, name, path)
+    scorer = answers_lib.Scorer(config, mesh)
     directories.claim(config)
     found = {}
     for name, path in paths.items():
@@ -73,12 +73,9 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     inputs.check_counts(config, 'max_prompt_length', 'max_response_length')
     inputs.check_max_lengths(config)
     inputs.settings(sampling.Sampler, 'sampler', config.sampler)
-    for name in ('policy', 'reward'):
-        inputs.compute(config[name], name)
-        inputs.check_quantize(config[name], name)
-    for name, cost in config.costs.items():
-        inputs.compute(cost, f'costs.{name}')
-        inputs.check_quantize(cost, f'costs.{name}')
+    for name, section in ({'policy': config.policy} | inputs.scorers(config)).items():
+        inputs.compute(section, name)
+        inputs.check_quantize(section, name)
     sharding.check_batch(mesh, 'config.batch_size', config.batch_size)
 
 

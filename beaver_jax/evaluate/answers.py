@@ -24,6 +24,27 @@ from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import scorers as scorers_lib
 
 
+def check(config: ml_collections.ConfigDict, name: str, path: str) -> None:
+    """Refuses a policy that cannot be sampled or scored, before anything is loaded.
+
+    Args:
+      config: Of the evaluation.
+      name: Of the policy, for messages.
+      path: Its directory, or that of its stage.
+
+    Raises:
+      InputError: It is no model, is made for shorter sequences, or the score models
+        are missing or cannot read its answers.
+    """
+    directory = inputs.model_directory(f'models.{name}', path)
+    decoder = hf.backbone_config(directory)
+    ppo_settings.check_lengths(config, decoder)
+    inputs.check_template(config, path)
+    tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
+    inputs.check_tokenizer(tokenizer, decoder, f'config.models.{name}')
+    bridge.announce(bridge.readers(config, tokenizer), name)
+
+
 class Scorer:
     """The score models of an evaluation, loaded once for all policies."""
 
@@ -34,9 +55,10 @@ class Scorer:
           InputError: One is missing.
         """
         self._config, self._mesh = config, mesh
-        scorers = {'reward': scorers_lib.scorer(config.reward, mesh, 'reward')}
-        for name, cost in config.costs.items():
-            scorers[f'costs.{name}'] = scorers_lib.scorer(cost, mesh, f'costs.{name}')
+        scorers = {
+            name: scorers_lib.scorer(section, mesh, name)
+            for name, section in inputs.scorers(config).items()
+        }
         self._params = {name: one.params() for name, one in scorers.items()}
         self._score = jax.jit(
             lambda params, samples, views: {
@@ -45,26 +67,6 @@ class Scorer:
                 for read in [views.get(name, samples)]
             }
         )
-
-    def check(self, name: str, path: str) -> None:
-        """Refuses a policy that cannot be sampled or scored, before it is loaded.
-
-        Args:
-          name: Of the policy, for messages.
-          path: Its directory, or that of its stage.
-
-        Raises:
-          InputError: It is no model, is made for shorter sequences, or the score
-            models cannot read its answers.
-        """
-        config = self._config
-        directory = inputs.model_directory(f'models.{name}', path)
-        decoder = hf.backbone_config(directory)
-        ppo_settings.check_lengths(config, decoder)
-        inputs.check_template(config, path)
-        tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
-        inputs.check_tokenizer(tokenizer, decoder, f'config.models.{name}')
-        bridge.announce(bridge.readers(config, tokenizer), name)
 
     def answer(
         self, name: str, path: str, prompts: Sequence[sources.Prompt]

@@ -290,7 +290,7 @@ def _read_tokens(
 
     if stop <= stored:
         return read(at(start, stop))
-    # safetensors reads no empty slice, so at least the last token is read.
+    # Of padding alone at least the last token is read, for its shape and type.
     first = min(start, stored - 1)
     held = read(at(first, stored))
     held = held[(slice(None),) * axis + (slice(min(start, stored) - first, None),)]

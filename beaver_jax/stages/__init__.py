@@ -52,7 +52,7 @@ ROWS: dict[str, Callable[[ml_collections.ConfigDict, Counter], Any]] = {
 POLICIES = ('sft', *REINFORCED)
 # What the stages of one run have in common, where they have it at all, and a missing
 # input's config inherits.
-SHARED = ('run', 'base', 'seed', 'mesh', 'data', 'log', 'lora')
+SHARED = ('run', 'base', 'seed', 'mesh', 'data', 'log', 'dtype', 'lora')
 LENGTHS = ('max_length', 'max_prompt_length', 'max_response_length')
 # The uses of rows that a stage reads.
 READS = {'sft': ('sft',), 'reward': ('reward_pairs',), 'cost': ('cost_pairs',)}
@@ -120,9 +120,8 @@ def check(wanted: Sequence[ml_collections.ConfigDict], mesh: Mesh) -> None:
       ValueError: A batch that does not fit the mesh, a file that is missing.
     """
     made = [directories.directory(config) for config in wanted]
-    for config in wanted:
-        if directories.check(config):
-            continue
+    pending = [config for config in wanted if not directories.check(config)]
+    for config in pending:
         try:
             _check(config, mesh, made)
             # Those of the first stage are read at once.
@@ -132,7 +131,7 @@ def check(wanted: Sequence[ml_collections.ConfigDict], mesh: Mesh) -> None:
             if config is wanted[-1]:
                 raise
             raise inputs.InputError(f'{error} {_why(config, wanted)}') from error
-    targets.check([config for config in wanted if not directories.check(config)])
+    targets.check(pending)
 
 
 def _check(

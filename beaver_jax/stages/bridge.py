@@ -48,9 +48,7 @@ def readers(
         not fit the model or has no room for its template.
     """
     found: list[Reader] = []
-    sections = {'reward': config.reward}
-    sections |= {f'costs.{name}': cost for name, cost in config.costs.items()}
-    for name, section in sections.items():
+    for name, section in inputs.scorers(config).items():
         theirs = inputs.load_tokenizer(f'{name}.init', section.init)
         directory = inputs.model_directory(f'{name}.init', section.init)
         decoder = hf.backbone_config(directory)

@@ -55,7 +55,7 @@ def critic(
     lora = learning_lib.settings(config.critic, 'critic')
     own = key == f'{name}.init'
     # The output whose values are learnt; of another model, its first.
-    output = _section(config, name).output if own else 0
+    output = inputs.scorers(config)[name].output if own else 0
     directory = inputs.model_directory(key, path)
     if own and lora.rank:
         fields = inputs.compute(config.critic, 'critic')
@@ -87,12 +87,6 @@ def critic(
     return score.ScoreModel(model_config), learning
 
 
-def _section(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    for part in name.split('.'):
-        config = config[part]
-    return config
-
-
 def start(
     config: ml_collections.ConfigDict, tokenizer: inputs.Tokenizer, name: str
 ) -> tuple[str, str]:
@@ -105,7 +99,7 @@ def start(
       InputError: config.critic.init has another tokenizer than the actor.
     """
     wanted = config.critic.init
-    key, path = f'{name}.init', _section(config, name).init
+    key, path = f'{name}.init', inputs.scorers(config)[name].init
     if wanted:
         key, path = 'critic.init', wanted
     theirs = inputs.load_tokenizer(key, path)
@@ -130,7 +124,9 @@ def _fresh(
     backbone, decoder = hf.load_backbone(
         directory,
         place=inputs.placer(mesh),
-        param_dtype=config.critic.dtype if config.critic.lora.rank else 'float32',
+        param_dtype=inputs.param_dtype(
+            config.critic, frozen=config.critic.lora.rank > 0
+        ),
         **inputs.compute(config.critic, 'critic'),
     )
     model = score.ScoreModel(config_lib.ScoreConfig(backbone, score_type='critic'))

@@ -25,7 +25,7 @@ from beaver_jax.models import transformer
 log = logging.getLogger(__name__)
 Tokenizer = transformers.PreTrainedTokenizerBase
 Settings = TypeVar('Settings')
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('auto', 'float32', 'bfloat16')
 # Embeddings and logits are padded to a multiple of so many tokens, whatever the mesh
 # is: so a tensor axis divides them, and a checkpoint fits any mesh.
 VOCAB_MULTIPLE = 128
@@ -142,8 +142,22 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
             raise InputError(
                 f'config.{name}.{field}={section[field]!r}; known: {", ".join(values)}.'
             )
-    fields = {field: section[field] for field in known}
-    return fields | {'vocab_multiple': VOCAB_MULTIPLE}
+    return {
+        'dtype': _dtype(section),
+        'remat': section.remat,
+        'vocab_multiple': VOCAB_MULTIPLE,
+    }
+
+
+def param_dtype(section: ml_collections.ConfigDict, *, frozen: bool) -> str:
+    """The type that parameters are kept in: what learns, in float32."""
+    return _dtype(section) if frozen else 'float32'
+
+
+def _dtype(section: ml_collections.ConfigDict) -> str:
+    if section.dtype != 'auto':
+        return section.dtype
+    return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
 def check_quantize(
@@ -234,11 +248,15 @@ def check_length(config: model_lib.TransformerConfig, length: int, name: str) ->
         )
 
 
+def scorers(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """The sections of the score models: 'reward' and 'costs.<name>'."""
+    costs = {f'costs.{name}': cost for name, cost in config.costs.items()}
+    return {'reward': config.reward, **costs}
+
+
 def check_max_lengths(config: ml_collections.ConfigDict) -> None:
     """Refuses negative lengths of what score models read."""
-    sections = {'reward': config.reward}
-    sections |= {f'costs.{name}': cost for name, cost in config.costs.items()}
-    for name, section in sections.items():
+    for name, section in scorers(config).items():
         if section.max_length < 0:
             raise InputError(
                 f'config.{name}.max_length={section.max_length}; must not be negative; '
@@ -258,7 +276,7 @@ def causal_lm(
     model, params = hf.load_causal_lm(
         model_directory(f'{name}.init', section.init),
         place=placer(mesh),
-        param_dtype=section.dtype if frozen else 'float32',
+        param_dtype=param_dtype(section, frozen=frozen),
         **compute(section, name),
         **changes,
     )
@@ -285,7 +303,7 @@ def score_model(
     model, params, normalizer = hf.load_score_model(
         model_directory(f'{name}.init', section.init),
         place=placer(mesh),
-        param_dtype=section.dtype if frozen else 'float32',
+        param_dtype=param_dtype(section, frozen=frozen),
         **compute(section, name),
         **changes,
     )

@@ -90,7 +90,9 @@ def load(
     inputs.check_tokenizer(tokenizer, actor.config, 'config.actor')
     ppo_settings.check_lengths(config, actor.config)
     actor_learning = learning_lib.of(lora, 'actor', mesh, actor_params, config.seed)
-    reference, reference_params = _reference(config, mesh, actor, actor_learning)
+    reference, reference_params = _reference(
+        config, mesh, tokenizer, actor, actor_learning
+    )
     base = None
     if config.share_base:
         base = shared_base.Base(config.actor.init, actor.config, actor_learning.base)
@@ -131,16 +133,14 @@ def load(
 def _reference(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
+    tokenizer: inputs.Tokenizer,
     actor: transformer.CausalLM,
     learning: learning_lib.Learning,
 ) -> tuple[transformer.CausalLM, Any]:
     """The policy that the actor is held to; adapters stand on the same parameters."""
     section = config.reference
-    ours, theirs = (
-        inputs.load_tokenizer(f'{name}.init', config[name].init)
-        for name in ('actor', 'reference')
-    )
-    if ours.get_vocab() != theirs.get_vocab():
+    theirs = inputs.load_tokenizer('reference.init', section.init)
+    if theirs.get_vocab() != tokenizer.get_vocab():
         raise inputs.InputError(
             f'config.reference.init={section.init!r} has another tokenizer than the '
             'actor; the policy can be held only to one that reads the same tokens.'

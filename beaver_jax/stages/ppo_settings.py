@@ -38,16 +38,7 @@ def check(
     )
     inputs.check_max_lengths(config)
     inputs.check_template(config, config.actor.init)
-    for name in ('actor', 'reference', 'reward', 'critic'):
-        inputs.compute(config[name], name)
-    for name in ('actor', 'critic'):
-        learning.settings(config[name], name)
-    for name in ('actor', 'critic'):
-        learns = not config[name].lora.rank
-        inputs.check_quantize(config[name], name, learns=learns)
-    for name in ('reference', 'reward'):
-        inputs.check_quantize(config[name], name)
-    shared_base.check_settings(config)
+    _check_models(config)
     rows = config.rollout.prompts * config.rollout.samples_per_prompt
     settings = coefficients(config)
     sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)
@@ -59,11 +50,30 @@ def check(
     multiplier_optimizer(config.multiplier)
     thresholds = {}
     for name, cost in config.costs.items():
-        inputs.compute(cost, f'costs.{name}')
-        inputs.check_quantize(cost, f'costs.{name}')
         if cost.threshold is not None:
             thresholds[name] = _check_constraint(name, cost, config.multiplier)
     return settings, thresholds
+
+
+def _check_models(config: ml_collections.ConfigDict) -> None:
+    """Refuses types, adapters and bits that the models cannot have."""
+    scorers = inputs.scorers(config)
+    for name in ('actor', 'critic'):
+        learning.settings(config[name], name)
+    shared_base.check_settings(config)
+    over_actor = {'critic', *scorers} if config.share_base else set()
+    if config.actor.lora.rank and config.reference.init == config.actor.init:
+        over_actor.add('reference')
+    sections = {name: config[name] for name in ('actor', 'reference', 'critic')}
+    for name, section in (sections | scorers).items():
+        inputs.compute(section, name)
+        learns = name in ('actor', 'critic') and not section.lora.rank
+        inputs.check_quantize(section, name, learns=learns)
+        if name in over_actor and section.quantize != 'none':
+            raise inputs.InputError(
+                f'config.{name}.quantize={section.quantize!r}, but its model is the '
+                'one that config.actor stands on; set --config.actor.quantize instead.'
+            )
 
 
 def coefficients(config: ml_collections.ConfigDict) -> ppo_config.PPOConfig:

@@ -149,7 +149,7 @@ def load(
     _, decoder = hf.load_backbone(
         directory,
         place=inputs.placer(mesh),
-        param_dtype=config.model.dtype if lora.rank else 'float32',
+        param_dtype=inputs.param_dtype(config.model, frozen=lora.rank > 0),
         **inputs.compute(config.model, 'model'),
         **more,
     )

@@ -81,7 +81,7 @@ def of(config: ml_collections.ConfigDict, mesh: Mesh, sft: Any) -> list[Role]:
         return _reinforced(config, mesh, sft)
     section = config.model
     lora = learning.settings(section, 'model')
-    dtype = section.dtype if lora.rank else 'float32'
+    dtype = inputs.param_dtype(section, frozen=lora.rank > 0)
     backbone = _decoder(section, 'model', config.base, sft)
     if config.stage == 'sft':
         model: Model = transformer.CausalLM(backbone)
@@ -99,7 +99,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
         mesh,
         'actor',
         transformer.CausalLM(decoder(config.actor, 'actor')),
-        config.actor.dtype if actor_lora.rank else 'float32',
+        inputs.param_dtype(config.actor, frozen=actor_lora.rank > 0),
         lora=actor_lora,
         few=config.actor.quantize,
     )
@@ -107,7 +107,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
         mesh,
         'reference',
         transformer.CausalLM(decoder(config.reference, 'reference')),
-        config.reference.dtype,
+        inputs.param_dtype(config.reference, frozen=True),
         learns=False,
         few=config.reference.quantize,
         section='reference',
@@ -115,7 +115,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
     if actor_lora.rank and config.reference.init == config.actor.init:
         reference = dataclasses.replace(reference, params=actor.base, stands_on='actor')
     scorers, critics = [], []
-    for name, section in shared_base.scorers(config):
+    for name, section in inputs.scorers(config).items():
         kind = name.partition('.')[0].removesuffix('s')
         label = name.partition('.')[2]
         backbone = decoder(section, name)
@@ -131,7 +131,7 @@ def _reinforced(config, mesh, sft) -> list[Role]:
             mesh,
             f'{kind} model {label}'.strip(),
             score.ScoreModel(head),
-            section.dtype,
+            inputs.param_dtype(section, frozen=True),
             lora=critic_lora if of_base else lora_lib.LoraConfig(),
             learns=False,
             over=of_base,

@@ -1,6 +1,6 @@
 """Score models that are adapters over the actor's base, which is loaded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 
@@ -71,7 +71,7 @@ def check_inputs(
         return
     there = pathlib.Path(config.actor.init) not in made
     critic = learning.settings(config.critic, 'critic')
-    for name, section in scorers(config):
+    for name, section in inputs.scorers(config).items():
         if pathlib.Path(section.init) in made:
             continue
         directory = find(name, section.init)
@@ -80,15 +80,6 @@ def check_inputs(
             check_critic(name, section.init, said.lora, critic)
         if there:
             _check_base(name, directory, said, config.actor.init)
-
-
-def scorers(
-    config: ml_collections.ConfigDict,
-) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-    """The sections of the score models, by name."""
-    yield 'reward', config.reward
-    for name, cost in config.costs.items():
-        yield f'costs.{name}', cost
 
 
 def check_critic(

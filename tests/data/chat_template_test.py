@@ -194,6 +194,13 @@ def test_a_template_that_cannot_be_used(make, chat, problem):
         make('llama', chat)
 
 
+def test_no_row_depends_on_the_day(make):
+    dated = make('llama', "{{ strftime_now('%d %b %Y') }}" + INST)
+    assert dated.decode(joined(tokenizer_lib.encode_turns(dated, TURNS[:1]))) == (
+        '26 Jul 2024<s>[INST] Who is there? [/INST]'
+    )
+
+
 def test_templates_are_saved_as_text(make, tmp_path):
     tokenizer_lib.save(make('llama'), tmp_path)
     stored = tmp_path / 'chat_template.jinja'

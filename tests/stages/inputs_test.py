@@ -112,6 +112,24 @@ def test_a_fresh_head_sits_on_the_decoder_as_it_is():
     assert (kernels[0] != kernels[2]).all()
 
 
+@pytest.mark.parametrize(
+    'dtype, backend, expected',
+    [
+        ('auto', 'cpu', 'float32'),
+        ('auto', 'gpu', 'bfloat16'),
+        ('auto', 'tpu', 'bfloat16'),
+        ('float32', 'gpu', 'float32'),
+        ('bfloat16', 'cpu', 'bfloat16'),
+    ],
+)
+def test_types_of_computation_and_parameters(dtype, backend, expected, monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    section = config(dtype=dtype, remat='none')
+    assert inputs.compute(section, 'actor')['dtype'] == expected
+    assert inputs.param_dtype(section, frozen=True) == expected
+    assert inputs.param_dtype(section, frozen=False) == 'float32'
+
+
 def test_a_tokenizer_with_more_tokens_than_embeddings(chain):
     tokenizer = inputs.load_tokenizer('model.init', str(chain / 'sft'))
     count = len(tokenizer)

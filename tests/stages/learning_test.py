@@ -252,6 +252,12 @@ def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):
     assert line('sft', **few | {'model.quantize': 'int2'}) == (
         "Error: config.model.quantize='int2'; known: none, int8, int4."
     )
+    starts = micro.models(chain, 'sft', 'reward', 'cost')
+    few = starts | overrides('actor') | {'reference.quantize': 'int8'}
+    assert line('ppo_lag', **few) == (
+        "Error: config.reference.quantize='int8', but its model is the one that "
+        'config.actor stands on; set --config.actor.quantize instead.'
+    )
 
 
 def test_a_frozen_base_has_the_type_it_computes_in(chain, configs, few_rows, tmp_path):
