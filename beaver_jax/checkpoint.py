@@ -46,12 +46,17 @@ class Checkpoints:
             raise ValueError(f'config.checkpoint.keep={keep}; must be at least 1.')
         self._directory = directory.resolve()
         self._bases = dict(bases or {})
+        context = ocp.Context()
+        # Replicas share the writing of an array; of a small one it is not worth its cut.
+        saving = context.array_options.saving
+        saving.min_slice_bytes_for_replica_parallel = 2**20
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
                 preservation_policy=ocp.training.preservation_policies.LatestN(keep),
                 cleanup_tmp_directories=True,
+                context=context,
             )
         except OSError as error:
             raise CheckpointError(

@@ -87,15 +87,13 @@ class Scorer:
         model, params = inputs.causal_lm(
             self._mesh, policy, f'models.{name}', frozen=True
         )
-        sample = jax.jit(
-            functools.partial(
-                generate.generate,
-                model=model,
-                response_length=config.max_response_length,
-                sampler=sampling.Sampler(**config.sampler.to_dict()),
-                eos_ids=(tokenizer.eos_token_id,),
-                pad_id=tokenizer.pad_token_id,
-            )
+        sample = functools.partial(
+            _generate,
+            model=model,
+            response_length=config.max_response_length,
+            sampler=sampling.Sampler(**config.sampler.to_dict()),
+            eos_ids=(tokenizer.eos_token_id,),
+            pad_id=tokenizer.pad_token_id,
         )
         dataset = batches.prompts(
             prompts,
@@ -144,6 +142,13 @@ class Scorer:
             length=np.asarray(lengths),
             truncated=np.asarray(samples.truncated),
         )
+
+
+# One for all policies: those of one size are compiled once.
+_generate = jax.jit(
+    generate.generate,
+    static_argnames=('model', 'response_length', 'sampler', 'eos_ids', 'pad_id'),
+)
 
 
 def _take(tree: Any, order: np.ndarray) -> Any:
