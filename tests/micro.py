@@ -8,7 +8,12 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
 import pytest
+
+from beaver_jax import config as config_lib
+from beaver_jax import sharding
+from beaver_jax import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -86,6 +91,14 @@ def arguments(
     return [f'--config={configs / name}.py', *changes]
 
 
+def train_alone(argv: list[str]) -> None:
+    """Trains one stage, without what comes before, evaluation and report."""
+    config = config_lib.from_argv(argv)
+    mesh = sharding.make_mesh(**config.mesh)
+    with jax.set_mesh(mesh):
+        train.train(config, mesh)
+
+
 def models(run: pathlib.Path, *names: str) -> dict[str, str]:
     """Overrides of a policy's config that start from stages of another run."""
     keys = {'sft': 'actor.init', 'reward': 'reward.init', 'cost': 'costs.harm.init'}
@@ -128,7 +141,9 @@ def process(
       devices: Fake ones.
       prefix: A command that runs the command.
     """
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = (
+        f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
+    )
     return subprocess.Popen(
         [*prefix, sys.executable, '-m', module, *argv],
         cwd=ROOT,

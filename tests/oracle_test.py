@@ -177,7 +177,8 @@ def training(form: str, count: int) -> tuple[Algorithm, Callable]:
     """The algorithm and its whole run, compiled once for all worlds."""
     algorithm = make_algorithm(form, count)
 
-    @jax.jit
+    # Here it is the run that takes time.
+    @functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 3})
     def train(state, keys, fixed):
         body = functools.partial(iterate, fixed=fixed, algorithm=algorithm)
         return jax.lax.scan(body, state, keys)[0]

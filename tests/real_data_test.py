@@ -12,6 +12,10 @@ from tests import micro
 from tests import real
 
 
+# One process makes the run, and reads it.
+pytestmark = pytest.mark.xdist_group('real')
+
+
 @pytest.fixture(scope='module')
 def trained(shared_data, tmp_path_factory):
     """The run of a whole chain from one command, the command, and what it printed."""

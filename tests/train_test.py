@@ -103,7 +103,7 @@ def test_reward_shaping_measures_costs_and_has_no_multiplier(
         'costs.harm.shaping': 0.5,
         'iterations': 1,
     }
-    train.main(micro.arguments(configs, 'ppo_reward_shaping', overrides))
+    micro.train_alone(micro.arguments(configs, 'ppo_reward_shaping', overrides))
     (row,) = metrics.read(run / 'ppo_reward_shaping' / metrics.METRICS)
     # shaped = R - 0.5·C, and means are linear.
     shaped = row['train/reward'] - 0.5 * row['train/cost']

@@ -139,7 +139,7 @@ def test_a_policy_learns_adapters_over_shared_models(
     starts = micro.models(chain, 'sft', 'reward', 'cost')
     more = {'run': tmp_path / 'run', **few_rows, **starts}
     more |= overrides('actor', 'critic')
-    argv = micro.arguments(configs, 'ppo_lag', more)
+    argv = micro.arguments(configs, 'ppo_lag', more | {'iterations': 2})
     config = config_lib.from_argv(argv)
     mesh = sharding.make_mesh(**config.mesh)
     tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
@@ -191,7 +191,7 @@ def test_a_policy_learns_adapters_over_few_bits(chain, configs, few_rows, tmp_pa
     more = {'run': tmp_path / 'run', **few_rows, **starts}
     more |= overrides('actor', 'critic')
     more |= {'actor.quantize': 'int4', 'reward.quantize': 'int8', 'iterations': 2}
-    train.main(micro.arguments(configs, 'ppo_lag', more))
+    micro.train_alone(micro.arguments(configs, 'ppo_lag', more))
     stage = tmp_path / 'run' / 'ppo_lag'
     rows = metrics.read(stage / 'metrics.jsonl')
     assert all(row['train/bad_steps'] == 0 for row in rows)

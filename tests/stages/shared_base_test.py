@@ -120,7 +120,7 @@ def test_an_iteration_over_one_base(argv, chain, tmp_path):
         assert float(found['train/bad_steps']) == 0
         jax.tree.map(np.testing.assert_array_equal, bases['actor'], before)
 
-    train.main(argv())
+    micro.train_alone(argv(iterations=2))
     rows = metrics.read(tmp_path / 'run' / 'ppo_lag' / 'metrics.jsonl')
     assert rows[0]['train/kl_divergence'] == pytest.approx(0, abs=1e-4)
     assert all(row['train/bad_steps'] == 0 for row in rows)
