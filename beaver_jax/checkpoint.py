@@ -47,7 +47,7 @@ class Checkpoints:
         self._directory = directory.resolve()
         self._bases = dict(bases or {})
         context = ocp.Context()
-        # Replicas share the writing of an array; of a small one it is not worth its cut.
+        # Replicas share the writing of an array; small ones are not worth the cut.
         saving = context.array_options.saving
         saving.min_slice_bytes_for_replica_parallel = 2**20
         try:
