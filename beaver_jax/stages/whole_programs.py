@@ -18,12 +18,40 @@ from beaver_jax import types
 from beaver_jax.models import lora
 from beaver_jax.models import score
 from beaver_jax.rollout import experience
+from beaver_jax.stages import own_programs
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import roles as roles_lib
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_lag
 
 Roles = Mapping[str, roles_lib.Role]
+
+
+def temporary(work: own_programs.Work, roles: Roles) -> dict[str, int]:
+    """Temporary bytes of scoring and update."""
+    config, mesh = work.config, work.mesh
+    samples = own_programs.sample_shapes(*own_programs.sizes(config))
+    own = {name: role.params for name, role in roles.items()}
+    frozen = bases(roles)
+    score_samples = scoring(config, roles)
+    step, state = update(config, mesh, roles)
+    ptx = None
+    if config.ppo.ptx_coeff > 0:
+        ptx = own_programs.sft_shapes(*samples.tokens.shape)
+    batch = (rows(config, samples, roles), ptx)
+    spread = functools.partial(own_programs.spread, mesh)
+    return {
+        'scoring': work.compiled(score_samples, own, frozen, spread(samples)),
+        'update': work.compiled(
+            step,
+            state,
+            spread(batch),
+            frozen,
+            jax.eval_shape(lambda: jax.random.key(0)),
+            donate_argnums=0,
+            out_shardings=shardings(mesh, state),
+        ),
+    }
 
 
 def _critics(roles: Roles) -> dict[str, roles_lib.Role]:

@@ -10,6 +10,7 @@ from beaver_jax import sharding
 from beaver_jax import stages
 from beaver_jax.models import hf
 from beaver_jax.stages import footprint
+from beaver_jax.stages import own_programs
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import roles
 from tests import micro
@@ -35,7 +36,9 @@ def measured(config, mesh):
     def spy(rollout, score_samples, views_of, learn, frozen, bases):
         def watched(phase, program):
             def call(*args):
-                temporary[phase] = footprint.temporary(program.lower(*args).compile())
+                temporary[phase] = own_programs.temporary(
+                    program.lower(*args).compile()
+                )
                 return program(*args)
 
             return call
@@ -88,8 +91,9 @@ def test_a_deeper_rollout_follows_from_shallow_ones(load):
         params = roles.placed(mesh, hf.abstract_params(type(actor.model)(model)))
         deep = dataclasses.replace(actor, model=type(actor.model)(model), params=params)
         with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
-            patch.setattr(footprint, 'DEEPER', deepest)
-            return footprint._rollout(footprint._Work(config, mesh, {}, True), deep)[0]
+            patch.setattr(own_programs, 'DEEPER', deepest)
+            work = own_programs.Work(config, mesh, {}, True)
+            return own_programs.rollout(work, deep)[0]
 
     assert rollout(8, 4) == pytest.approx(rollout(8, 8), rel=0.15)
 
