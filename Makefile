@@ -13,7 +13,7 @@ ARGS ?=
 JOBS ?= 2
 
 bin := $(VENV)/bin
-pytest := $(bin)/python -m pytest -n $(JOBS) --dist loadgroup
+pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 

@@ -25,6 +25,7 @@ import logging
 import pathlib
 import shutil
 
+import filelock
 import jax
 import pytest
 
@@ -36,6 +37,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
 GOLDEN = 'golden/safe_rlhf_reference'
+# Fixtures of whole runs.
+_CHAINS = {'chain', 'one_device'}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,10 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One process makes the chains, and runs all tests of them.
-    for item in items:
-        if {'chain', 'one_device'} & set(getattr(item, 'fixturenames', ())):
-            item.add_marker(pytest.mark.xdist_group('chain'))
+    # Of several processes the first one makes the chains, and has most tests of them.
+    items.sort(key=lambda item: not _CHAINS & set(getattr(item, 'fixturenames', ())))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -101,10 +102,15 @@ def chain(
 ) -> pathlib.Path:
     """A run in which `train --config=ppo_lag.py` has trained all that it needs.
 
-    On 2×2×2 devices. Tests must not change it.
+    On 2×2×2 devices. Tests must not change it. The processes of one `pytest -n` share
+    it.
     """
-    run = tmp_path_factory.mktemp('chain') / 'run'
-    train.main(micro.arguments(configs, 'ppo_lag', {'run': run}))
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
+    run = root / 'chain' / 'run'
+    with filelock.FileLock(root / 'chain.lock'):
+        if not run.exists():
+            train.main(micro.arguments(configs, 'ppo_lag', {'run': run}))
     return run
 
 

@@ -11,9 +11,6 @@ from beaver_jax import train
 from tests import micro
 from tests import real
 
-# One process makes the run, and reads it.
-pytestmark = pytest.mark.xdist_group('real')
-
 
 @pytest.fixture(scope='module')
 def trained(shared_data, tmp_path_factory):

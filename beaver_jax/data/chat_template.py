@@ -8,7 +8,6 @@ of what the template puts there belongs to the next turn, as no policy writes it
 
 from collections.abc import Sequence
 import dataclasses
-import datetime
 import functools
 
 from transformers import PreTrainedTokenizerBase
@@ -19,8 +18,8 @@ from beaver_jax.data import encoding
 # is said take away.
 MARK, SPACE = '\ue000{}\ue001', '\u2003'
 
-# Of templates that tell today's date; what Llama 3.2's own says without a clock.
-DAY = datetime.date(2024, 7, 26)
+# For templates that would tell today's; what those of Llama 3 say without a clock.
+DAY = '26 Jul 2024'
 WAY_OUT = (
     'use --config.data.template=beaver, or remove the template from the directory '
     '(chat_template.jinja, or its entry in tokenizer_config.json).'
@@ -67,7 +66,7 @@ def _render(
                 tokenize=False,
                 add_generation_prompt=count % 2 == 1,
                 # Rows are to be the same on every day that a run goes on.
-                strftime_now=DAY.strftime,
+                date_string=DAY,
             )
         )
     except Exception as error:  # whatever the template's own code raises

@@ -195,7 +195,12 @@ def test_a_template_that_cannot_be_used(make, chat, problem):
 
 
 def test_no_row_depends_on_the_day(make):
-    dated = make('llama', "{{ strftime_now('%d %b %Y') }}" + INST)
+    today = (
+        '{% if date_string is not defined %}'
+        "{% set date_string = strftime_now('%d %b %Y') %}"
+        '{% endif %}{{ date_string }}'
+    )
+    dated = make('llama', today + INST)
     assert dated.decode(joined(tokenizer_lib.encode_turns(dated, TURNS[:1]))) == (
         '26 Jul 2024<s>[INST] Who is there? [/INST]'
     )

@@ -68,9 +68,18 @@ LORA = {'actor.lora.rank': 4, 'critic.lora.rank': 4}
 FEW = LORA | {'actor.quantize': 'int8', 'reward.quantize': 'int4'}
 
 
-@pytest.mark.parametrize('changes', [{}, FEW], ids=['full', 'adapters over few bits'])
-def test_a_plan_is_what_the_programs_need(load, changes):
-    config, sft = load(**changes)
+def test_a_plan_without_programs_is_what_a_stage_holds(load):
+    config, sft = load()
+    mesh = sharding.make_mesh(**config.mesh)
+    plan = footprint.plan(config, mesh, sft, compiles=False)
+    stage = ppo_lag.build(config, mesh)
+    learns = [role for role in plan.roles if role.optimizer]
+    held = sum(role.parameters + role.optimizer for role in learns)
+    assert held == pytest.approx(footprint.size(stage.state), rel=0.01)
+
+
+def test_a_plan_is_what_the_programs_need(load):
+    config, sft = load(**FEW)
     mesh = sharding.make_mesh(**config.mesh)
     plan = footprint.plan(config, mesh, sft)
     held, temporary = measured(config, mesh)
