@@ -13,6 +13,28 @@ from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 
+_LAYERS_AND_BIASES = {
+    'norm': 'layer',
+    'gated': False,
+    'qkv_bias': True,
+    'o_bias': True,
+    'mlp_bias': True,
+}
+# What makes a decoder one of another family; see `config`.
+GPT_NEOX: dict[str, Any] = _LAYERS_AND_BIASES | {
+    'family': 'gpt_neox',
+    'residual': 'parallel',
+    'activation': 'gelu',
+}
+GPT2: dict[str, Any] = _LAYERS_AND_BIASES | {
+    'family': 'gpt2',
+    'positions': 'learned',
+    'activation': 'gelu_tanh',
+    'tie_embeddings': True,
+    'num_kv_heads': 4,
+    'head_dim': 4,
+}
+
 
 def config(**changes: Any) -> config_lib.TransformerConfig:
     """A decoder with grouped heads whose weights are large enough to matter."""

@@ -16,19 +16,6 @@ from tests import tiny
 SETTINGS = lora.LoraConfig(rank=2, alpha=6.0, targets='layers/(attention/q|mlp/up)')
 
 
-# The family keeps q, k and v of each head together in one tensor.
-FUSED = {
-    'family': 'gpt_neox',
-    'norm': 'layer',
-    'residual': 'parallel',
-    'activation': 'gelu',
-    'gated': False,
-    'qkv_bias': True,
-    'o_bias': True,
-    'mlp_bias': True,
-}
-
-
 def adapted(**backbone):
     """A score model, and adapters and a head of it."""
     model, params = tiny.score_model(
@@ -45,7 +32,8 @@ def adapted(**backbone):
     return model, learnt, normalizer
 
 
-@pytest.mark.parametrize('backbone', [{}, FUSED], ids=['llama', 'gpt_neox'])
+# GPT-NeoX keeps q, k and v of each head together in one tensor.
+@pytest.mark.parametrize('backbone', [{}, tiny.GPT_NEOX], ids=['llama', 'gpt_neox'])
 def test_it_comes_back_as_it_was(backbone, tmp_path):
     model, learnt, normalizer = adapted(**backbone)
     score_adapter.save(

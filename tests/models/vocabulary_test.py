@@ -25,10 +25,7 @@ UNTIED = {'num_layers': 1, 'head_bias': True, 'head_dim': 4, 'family': 'phi'}
 UNTIED |= {'norm': 'layer', 'residual': 'parallel_shared_norm', 'gated': False}
 UNTIED |= {'qkv_bias': True, 'o_bias': True, 'mlp_bias': True, 'activation': 'gelu'}
 # GPT-2's output projection is its embedding.
-GPT2 = {'num_layers': 1, 'family': 'gpt2', 'positions': 'learned', 'norm': 'layer'}
-GPT2 |= {'activation': 'gelu_tanh', 'gated': False, 'qkv_bias': True, 'o_bias': True}
-GPT2 |= {'mlp_bias': True, 'tie_embeddings': True, 'num_kv_heads': 4, 'head_dim': 4}
-GPT2 |= {'max_positions': 32}
+GPT2 = tiny.GPT2 | {'num_layers': 1, 'max_positions': 32}
 KINDS = {'untied': UNTIED, 'gpt2': GPT2}
 
 

@@ -31,15 +31,7 @@ from tests import vocabularies
 
 PROMPTS = ['How do I bake bread?', 'Who is there, and why? é', 'Ask me.', 'See?'] * 12
 # A GPT-NeoX of a few thousand parameters.
-NEOX = {
-    'family': 'gpt_neox',
-    'norm': 'layer',
-    'residual': 'parallel',
-    'activation': 'gelu',
-    'gated': False,
-    'qkv_bias': True,
-    'o_bias': True,
-    'mlp_bias': True,
+NEOX = tiny.GPT_NEOX | {
     'num_kv_heads': 4,
     'head_dim': 4,
     'embed_dim': 16,

@@ -19,21 +19,7 @@ from tests import micro
 from tests import tiny
 from tests import vocabularies
 
-GPT2 = {
-    'family': 'gpt2',
-    'positions': 'learned',
-    'norm': 'layer',
-    'activation': 'gelu_tanh',
-    'gated': False,
-    'qkv_bias': True,
-    'o_bias': True,
-    'mlp_bias': True,
-    'tie_embeddings': True,
-    'num_kv_heads': 4,
-    'head_dim': 4,
-    'num_layers': 1,
-    'max_positions': 64,
-}
+GPT2 = tiny.GPT2 | {'num_layers': 1, 'max_positions': 64}
 
 
 @pytest.fixture(scope='module')
@@ -47,15 +33,21 @@ def base(tmp_path_factory):
     return directory
 
 
+def copied(base, directory, change):
+    """A model's directory again, its tokenizer changed."""
+    shutil.copytree(base, directory)
+    tokenizer = tokenizer_lib.load(base)
+    change(tokenizer)
+    tokenizer_lib.save(tokenizer, directory)
+    return directory
+
+
 @pytest.fixture(scope='module')
 def grown(base, tmp_path_factory):
     """The same with a tokenizer that has gained three tokens, two too many."""
     directory = tmp_path_factory.mktemp('grown') / 'model'
-    shutil.copytree(base, directory)
-    tokenizer = tokenizer_lib.load(base)
-    tokenizer.add_tokens(['<a>', '<b>', '<c>'])
-    tokenizer_lib.save(tokenizer, directory)
-    return directory
+    tokens = ['<a>', '<b>', '<c>']
+    return copied(base, directory, lambda tokenizer: tokenizer.add_tokens(tokens))
 
 
 @pytest.fixture
@@ -134,11 +126,7 @@ OWN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '|' }}{% endf
 def instructed(base, tmp_path_factory):
     """The base with a chat template of its own."""
     directory = tmp_path_factory.mktemp('instructed') / 'model'
-    shutil.copytree(base, directory)
-    tokenizer = tokenizer_lib.load(base)
-    tokenizer.chat_template = OWN
-    tokenizer_lib.save(tokenizer, directory)
-    return directory
+    return copied(base, directory, lambda x: setattr(x, 'chat_template', OWN))
 
 
 @pytest.fixture(scope='module')
