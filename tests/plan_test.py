@@ -87,3 +87,12 @@ def test_a_config_json_is_enough_and_nothing_is_too_little(configs, tmp_path):
     assert micro.error(plan.main, [*argv, '--devices=0']) == (
         'Error: --devices=0; must be at least 1.'
     )
+
+
+def test_a_mistyped_directory_is_no_base(chain, configs, tmp_path):
+    changes = {'base': chain / 'sft', 'reward.init': tmp_path / 'rewrad'}
+    argv = arguments(configs, 'ppo_lag', tmp_path, **changes)
+    line = micro.error(plan.main, [*argv, '--shapes-only', '--devices=8'])
+    assert line.startswith(
+        f"Error: config.reward.init='{tmp_path}/rewrad' holds no config.json of a model"
+    )

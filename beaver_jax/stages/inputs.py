@@ -254,6 +254,14 @@ def scorers(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Confi
     return {'reward': config.reward, **costs}
 
 
+def sections(
+    config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.ConfigDict]:
+    """The sections of all models of reinforcement learning."""
+    names = ('actor', 'reference', 'critic')
+    return {name: config[name] for name in names} | scorers(config)
+
+
 def check_max_lengths(config: ml_collections.ConfigDict) -> None:
     """Refuses negative lengths of what score models read."""
     for name, section in scorers(config).items():

@@ -57,15 +57,13 @@ def check(
 
 def _check_models(config: ml_collections.ConfigDict) -> None:
     """Refuses types, adapters and bits that the models cannot have."""
-    scorers = inputs.scorers(config)
     for name in ('actor', 'critic'):
         learning.settings(config[name], name)
     shared_base.check_settings(config)
-    over_actor = {'critic', *scorers} if config.share_base else set()
+    over_actor = {'critic', *inputs.scorers(config)} if config.share_base else set()
     if config.actor.lora.rank and config.reference.init == config.actor.init:
         over_actor.add('reference')
-    sections = {name: config[name] for name in ('actor', 'reference', 'critic')}
-    for name, section in (sections | scorers).items():
+    for name, section in inputs.sections(config).items():
         inputs.compute(section, name)
         learns = name in ('actor', 'critic') and not section.lora.rank
         inputs.check_quantize(section, name, learns=learns)

@@ -22,6 +22,7 @@ from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import quantize
 from beaver_jax.models import score
 from beaver_jax.models import transformer
+from beaver_jax.stages import critics as critics_lib
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
 from beaver_jax.stages import shared_base
@@ -141,6 +142,9 @@ def _reinforced(config, mesh, sft) -> list[Role]:
         scorers.append(scorer)
         if kind == 'cost' and section.threshold is None:
             continue
+        start = _critic_start(config, name)
+        if start != name:
+            backbone = decoder(inputs.sections(config)[start], start)
         fields = inputs.compute(config.critic, 'critic')
         head = dataclasses.replace(
             head,
@@ -148,18 +152,32 @@ def _reinforced(config, mesh, sft) -> list[Role]:
             score_type='critic',
             score_dim=1,
         )
+        stands_on = scorer if critic_lora.rank and start == name else None
         critics.append(
             _role(
                 mesh,
                 f'{kind} critic {label}'.strip(),
                 score.ScoreModel(head),
-                'float32',
+                inputs.param_dtype(config.critic, frozen=critic_lora.rank > 0),
                 lora=critic_lora,
-                over=of_base or (scorer if critic_lora.rank else None),
+                over=of_base or stands_on,
                 section='critic',
+                few=config.critic.quantize,
             )
         )
     return [actor, reference, *scorers, *critics]
+
+
+def _critic_start(config: ml_collections.ConfigDict, name: str) -> str:
+    """The section that a critic starts from: 'critic', 'actor' or its score model's."""
+    if config.critic.init:
+        return 'critic'
+    try:
+        tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+        key, _ = critics_lib.start(config, tokenizer, name)
+    except (ValueError, OSError):  # a model that is yet to be trained, or a config.json
+        return name
+    return key.removesuffix('.init')
 
 
 def _role(
@@ -255,7 +273,15 @@ def _described(path: str) -> pathlib.Path | None:
 
 def _decoder(section, name: str, base: str, sft: Any) -> model_lib.TransformerConfig:
     fields = inputs.compute(section, name)
-    directory = _described(section.init) or _described(base)
+    directory = _described(section.init)
+    # Only what the run itself is to train is known from what it starts from.
+    if pathlib.Path(section.init).parent == pathlib.Path(sft.run) or not section.init:
+        directory = directory or _described(base)
+    elif directory is None:
+        raise inputs.InputError(
+            f'config.{name}.init={section.init!r} holds no config.json of a model; '
+            'weights are not needed, but name a directory with the config.json.'
+        )
     if directory is not None:
         found = hf.backbone_config(directory)
         return dataclasses.replace(found, **fields)

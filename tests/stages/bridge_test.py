@@ -14,6 +14,7 @@ import pytest
 from beaver_jax import config as config_lib
 from beaver_jax import scoring
 from beaver_jax import sharding
+from beaver_jax import stages
 from beaver_jax import train
 from beaver_jax import types
 from beaver_jax.data import batches
@@ -24,6 +25,8 @@ from beaver_jax.models import score
 from beaver_jax.stages import bridge
 from beaver_jax.stages import critics
 from beaver_jax.stages import inputs
+from beaver_jax.stages import ppo_lag
+from beaver_jax.stages import roles
 from beaver_jax.stages import scorers
 from tests import micro
 from tests import tiny
@@ -316,6 +319,24 @@ def test_a_fresh_critic_is_the_actors_decoder(overrides, directories, rank):
     np.testing.assert_array_equal(decoder['embed']['embedding'][: len(table)], table)
     assert (model.config.score_type, model.config.score_dim) == ('critic', 1)
     assert learning.params['score_head']['kernel'].shape == (16, 1)
+
+
+@pytest.mark.parametrize('rank', [0, 2])
+def test_a_plan_knows_where_a_critic_starts(overrides, rank):
+    argv = arguments(overrides, actor__lora__rank=rank, critic__lora__rank=rank)
+    config = config_lib.from_argv(argv)
+    mesh = sharding.make_mesh()
+    state = ppo_lag.build(config, mesh).state
+    sft = stages.sibling(config, str(micro.ROOT / 'configs'), 'sft')
+    found = {role.name: role for role in roles.of(config, mesh, sft)}
+    for name, critic in (
+        ('reward critic', state.reward_critic),
+        ('cost critic harm', state.cost_critics['harm']),
+    ):
+        role = found[name]
+        shapes = jax.tree.map(jnp.shape, critic.params)
+        assert jax.tree.map(jnp.shape, role.params) == shapes
+        assert role.stands_on == (name if rank else '')
 
 
 # ---- Bad input ----------------------------------------------------------------------
