@@ -42,6 +42,7 @@ class Talker:
         *,
         max_new_tokens: int | None = None,
         seed: int = 0,
+        dtype: str = 'auto',
     ):
         """Loads a model and its tokenizer.
 
@@ -51,6 +52,7 @@ class Talker:
           max_new_tokens: The longest answer; None is half of the model's positions,
             at most 512.
           seed: Of the sampling.
+          dtype: One of `inputs.DTYPES`, of parameters and computation.
 
         Raises:
           ValueError: The path holds no language model, or max_new_tokens leaves no
@@ -60,8 +62,13 @@ class Talker:
         if directory is None:
             raise ValueError(f'{path!r} {inputs.NO_MODEL}')
         self.tokenizer = tokenizer_lib.load(directory)
+        dtype = inputs.resolved(dtype)
         self._model, self._params = hf.load_causal_lm(
-            directory, place=_place, vocab_multiple=jax.device_count()
+            directory,
+            place=_place,
+            param_dtype=dtype,
+            dtype=dtype,
+            vocab_multiple=jax.device_count(),
         )
         inputs.check_tokenizer(self.tokenizer, self._model.config, path)
         self._key, self._turns = jax.random.key(seed), 0
@@ -223,6 +230,12 @@ def main(argv: list[str] | None = None) -> None:
         help='longest answer; else half of the positions, at most 512',
     )
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--dtype',
+        default='auto',
+        choices=inputs.DTYPES,
+        help='auto: bfloat16 on accelerators, float32 on CPUs',
+    )
     arguments = parser.parse_args(argv)
     if arguments.raw and arguments.prompt is None:
         parser.error('--raw needs --prompt')
@@ -240,6 +253,7 @@ def main(argv: list[str] | None = None) -> None:
             sampler,
             max_new_tokens=arguments.max_new_tokens,
             seed=arguments.seed,
+            dtype=arguments.dtype,
         )
         _talk(talker, arguments)
 

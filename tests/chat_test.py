@@ -41,10 +41,10 @@ def talker(model):
     return chat.Talker(model, GREEDY, max_new_tokens=12, seed=0)
 
 
-def greedy(directory, ids, count):
+def greedy(directory, ids, count, dtype='float32'):
     """The answer of one compiled generation, without the EOS."""
     tokenizer = tokenizer_lib.load(directory)
-    lm, params = hf.load_causal_lm(directory)
+    lm, params = hf.load_causal_lm(directory, param_dtype=dtype, dtype=dtype)
     samples = generate.generate(
         params,
         types.PromptBatch(
@@ -70,6 +70,13 @@ def test_streaming_gives_what_generation_gives(model, talker):
     # One token more each time.
     assert parts == [parts[-1][: len(part)] for part in parts]
     assert [len(part) for part in parts][:3] == [1, 2, 3]
+
+
+def test_it_talks_in_bfloat16(model, talker):
+    ids = tokenizer_lib.encode_prompt(talker.tokenizer, (QUESTION,), max_length=99)
+    narrow = chat.Talker(model, GREEDY, max_new_tokens=4, dtype='bfloat16')
+    *_, answer = narrow.stream(ids)
+    assert answer == greedy(model, ids, 4, 'bfloat16')
 
 
 def test_one_answer(model, talker, capsys):

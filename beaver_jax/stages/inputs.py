@@ -143,7 +143,7 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
                 f'config.{name}.{field}={section[field]!r}; known: {", ".join(values)}.'
             )
     return {
-        'dtype': _dtype(section),
+        'dtype': resolved(section.dtype),
         'remat': section.remat,
         'vocab_multiple': VOCAB_MULTIPLE,
     }
@@ -151,12 +151,13 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
 
 def param_dtype(section: ml_collections.ConfigDict, *, frozen: bool) -> str:
     """The type that parameters are kept in: what learns, in float32."""
-    return _dtype(section) if frozen else 'float32'
+    return resolved(section.dtype) if frozen else 'float32'
 
 
-def _dtype(section: ml_collections.ConfigDict) -> str:
-    if section.dtype != 'auto':
-        return section.dtype
+def resolved(dtype: str) -> str:
+    """A type of DTYPES as it is on this machine: 'auto' is bfloat16 on accelerators."""
+    if dtype != 'auto':
+        return dtype
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
