@@ -29,6 +29,7 @@ from beaver_jax import stages
 from beaver_jax import terminal
 from beaver_jax.stages import alternatives
 from beaver_jax.stages import footprint
+from beaver_jax.stages import inputs
 
 log = logging.getLogger('beaver_jax.plan')  # also when it is __main__
 GB = 10**9
@@ -52,10 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with terminal.errors_in_a_line(ValueError, OSError):
         if ours.devices is not None:
             pretend(ours.devices)
-            if config.dtype == 'auto':
-                # They stand for accelerators.
-                with config.unlocked():
-                    config.dtype = 'bfloat16'
+            inputs.settle(config, 'bfloat16')  # they stand for accelerators
         found = run(
             config,
             config_lib.folder(argv),

@@ -28,6 +28,7 @@ from beaver_jax import sharding
 from beaver_jax import stages
 from beaver_jax import terminal
 from beaver_jax.stages import directories
+from beaver_jax.stages import inputs
 
 log = logging.getLogger('beaver_jax.train')  # also when it is __main__
 
@@ -57,6 +58,7 @@ def run(config: ml_collections.ConfigDict, folder: str) -> None:
     """
     with _mendable():
         mesh = sharding.make_mesh(**config.mesh)
+        inputs.settle(config)
         wanted = stages.chain(config, folder)
         stages.check(wanted, mesh)
         if config.stage in stages.REINFORCED:

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from beaver_jax import checkpoint
+from beaver_jax import compilation
 from beaver_jax import sharding
 
 WHOLE = PartitionSpec()
@@ -59,6 +60,14 @@ def test_the_same_bits_and_the_position_come_back(tmp_path):
     assert bits(restored) == bits(state)
     types = [[x.dtype for x in jax.tree.leaves(tree)] for tree in (restored, state)]
     assert types[0] == types[1]
+
+
+def test_small_arrays_are_saved_without_a_program(tmp_path):
+    state = make(width=3, data=8)  # a shape that no other test saves
+    with opened(tmp_path) as checkpoints, compilation.Counter() as compiled:
+        compiled.reset()
+        checkpoints.save(1, state, {})
+        assert compiled.programs == 0
 
 
 def test_another_mesh_gets_its_own_shards_of_the_same_bits(tmp_path):

@@ -109,7 +109,7 @@ def chain(
     root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
     run = root / 'chain' / 'run'
     with filelock.FileLock(root / 'chain.lock'):
-        if not run.exists():
+        if not (run / 'report' / 'index.html').exists():
             train.main(micro.arguments(configs, 'ppo_lag', {'run': run}))
     return run
 

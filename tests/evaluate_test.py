@@ -190,7 +190,9 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
         ({'data.prompts_test': 'no.jsonl'}, "No file 'no.jsonl'; check the path."),
     ],
 )
-def test_bad_input(changes, expected, configs, overrides):
+def test_bad_input(changes, expected, configs, overrides, monkeypatch):
+    # All of it is seen before a model is loaded.
+    monkeypatch.delattr(evaluate.answers_lib, 'Scorer')
     argv = micro.arguments(configs, 'evaluate', overrides | changes)
     assert expected in micro.error(command.main, argv)
     assert not (overrides['run'] / 'evaluate').exists()

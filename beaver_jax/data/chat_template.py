@@ -18,7 +18,8 @@ from beaver_jax.data import encoding
 # is said take away.
 MARK, SPACE = '\ue000{}\ue001', '\u2003'
 
-# For templates that would tell today's; what those of Llama 3 say without a clock.
+# For templates that take a date, and else tell today's; what those of Llama 3 say
+# without a clock.
 DAY = '26 Jul 2024'
 WAY_OUT = (
     'use --config.data.template=beaver, or remove the template from the directory '
@@ -44,16 +45,14 @@ def render(tokenizer: PreTrainedTokenizerBase, count: int) -> Rendered:
     Raises:
         TemplateError: it cannot be rendered, or does not show every turn once.
     """
-    t = tokenizer
-    return _render(t, str(t.chat_template), t.bos_token, t.eos_token, count)
+    rules = f'{tokenizer.chat_template}{tokenizer.special_tokens_map}'
+    return _render(tokenizer, rules, count)
 
 
 # Every row asks anew. The key has all that a tokenizer's rules change.
 @functools.lru_cache(maxsize=128)
-def _render(
-    tokenizer: PreTrainedTokenizerBase, template: str, bos: str, eos: str, count: int
-) -> Rendered:
-    del template, bos, eos
+def _render(tokenizer: PreTrainedTokenizerBase, rules: str, count: int) -> Rendered:
+    del rules
     marks = [MARK.format(i) for i in range(count)]
     messages = [
         {'role': ('user', 'assistant')[i % 2], 'content': SPACE + mark + SPACE}

@@ -38,6 +38,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
       InputError: A model or file that is missing, no policy to evaluate, or another
         evaluation in the run.
     """
+    inputs.settle(config)
     check(config, mesh)
     records.prepare_world(config)
     prompts = records.test_prompts(config)

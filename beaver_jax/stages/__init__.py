@@ -216,6 +216,7 @@ def evaluation(
         for name in [name for name in other.costs if name not in config.costs]:
             if not directories.is_done(pathlib.Path(other.costs[name].init)):
                 del other.costs[name]
+        other.policy.dtype = config.actor.dtype
         other.reward = config.reward.copy_and_resolve_references()
         for name, cost in config.costs.items():
             other.costs[name] = cost.copy_and_resolve_references()

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 import ml_collections
 
 from beaver_jax import config as config_lib
+from beaver_jax.stages import inputs
 
 RANK = 16
 Changes = dict[str, Any]  # values by dotted key
@@ -100,4 +101,8 @@ def _adapters(config) -> tuple[Changes, Changes]:
         f'{name}.lora.rank': config[name].lora.rank or RANK
         for name in ('actor', 'critic')
     }
-    return adapters, {'share_base': True}
+    # What then stands on the actor's base has its bits.
+    adapters['reference.quantize'] = 'none'
+    names = ('critic', *inputs.scorers(config))
+    shared = {f'{name}.quantize': 'none' for name in names}
+    return adapters, shared | {'share_base': True}

@@ -58,6 +58,12 @@ def critic(
     output = inputs.scorers(config)[name].output if own else 0
     directory = inputs.model_directory(key, path)
     if own and lora.rank:
+        if config.critic.quantize != 'none':
+            raise inputs.InputError(
+                f'config.critic.quantize={config.critic.quantize!r}, but the critic of '
+                f'config.{name} stands on that model; set --config.{name}.quantize '
+                'instead.'
+            )
         fields = inputs.compute(config.critic, 'critic')
         backbone = dataclasses.replace(scorer.model.config.backbone, **fields)
         model_config = dataclasses.replace(scorer.model.config, backbone=backbone)

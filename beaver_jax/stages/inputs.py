@@ -112,6 +112,8 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
     check_counts(
         config, 'log.every', 'checkpoint.every', 'checkpoint.keep', 'max_bad_steps'
     )
+    if config.dtype not in DTYPES:
+        raise InputError(f'config.dtype={config.dtype!r}; known: {", ".join(DTYPES)}.')
     if config.seed < 0:
         raise InputError(f'config.seed={config.seed}; must not be negative.')
     data = config.data
@@ -152,6 +154,17 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
 def param_dtype(section: ml_collections.ConfigDict, *, frozen: bool) -> str:
     """The type that parameters are kept in: what learns, in float32."""
     return resolved(section.dtype) if frozen else 'float32'
+
+
+def settle(config: ml_collections.ConfigDict, auto: str = '') -> None:
+    """Replaces every dtype 'auto', by default by what it is on this machine.
+
+    So that a run stays what it was begun as, wherever it goes on or is exported.
+    """
+    with config.unlocked():
+        for key, value in config_lib.flatten(config).items():
+            if key.rpartition('.')[2] == 'dtype' and value == 'auto':
+                config.update_from_flattened_dict({key: auto or resolved(value)})
 
 
 def resolved(dtype: str) -> str:

@@ -144,7 +144,9 @@ def _reinforced(config, mesh, sft) -> list[Role]:
             continue
         start = _critic_start(config, name)
         if start != name:
-            backbone = decoder(inputs.sections(config)[start], start)
+            section = inputs.sections(config)[start]
+            backbone = decoder(section, start)
+            head = _head_of(section, backbone, 'critic')
         fields = inputs.compute(config.critic, 'critic')
         head = dataclasses.replace(
             head,
@@ -172,11 +174,11 @@ def _critic_start(config: ml_collections.ConfigDict, name: str) -> str:
     """The section that a critic starts from: 'critic', 'actor' or its score model's."""
     if config.critic.init:
         return 'critic'
-    try:
-        tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
-        key, _ = critics_lib.start(config, tokenizer, name)
-    except (ValueError, OSError):  # a model that is yet to be trained, or a config.json
+    inits = (config.actor.init, inputs.scorers(config)[name].init)
+    if any(inputs.find_model(path) is None for path in inits):  # yet to be trained
         return name
+    tokenizer = inputs.load_tokenizer('actor.init', config.actor.init)
+    key, _ = critics_lib.start(config, tokenizer, name)
     return key.removesuffix('.init')
 
 
@@ -255,9 +257,10 @@ def _head(backbone, section, kind: str) -> model_lib.ScoreConfig:
 def _head_of(section, backbone, kind: str) -> model_lib.ScoreConfig:
     """The score model of a directory; one output and a bias where it is yet to be."""
     directory = _described(section.init)
-    if directory is None:
+    said = {} if directory is None else hf.read_hf_config(directory)
+    if not said or not hf.is_score_model(said):
         return model_lib.ScoreConfig(backbone=backbone, score_type=kind)
-    found = hf.score_config(hf.read_hf_config(directory))
+    found = hf.score_config(said)
     return dataclasses.replace(found, backbone=backbone, score_type=kind)
 
 
@@ -275,7 +278,8 @@ def _decoder(section, name: str, base: str, sft: Any) -> model_lib.TransformerCo
     fields = inputs.compute(section, name)
     directory = _described(section.init)
     # Only what the run itself is to train is known from what it starts from.
-    if pathlib.Path(section.init).parent == pathlib.Path(sft.run) or not section.init:
+    made = [str(pathlib.Path(sft.run) / stage) for stage in ('sft', 'reward', 'cost')]
+    if section.init in ('', base, *made):
         directory = directory or _described(base)
     elif directory is None:
         raise inputs.InputError(

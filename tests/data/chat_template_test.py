@@ -194,7 +194,7 @@ def test_a_template_that_cannot_be_used(make, chat, problem):
         make('llama', chat)
 
 
-def test_no_row_depends_on_the_day(make):
+def test_a_template_that_takes_a_date_tells_the_same_one_every_day(make):
     today = (
         '{% if date_string is not defined %}'
         "{% set date_string = strftime_now('%d %b %Y') %}"

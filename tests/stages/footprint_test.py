@@ -36,10 +36,11 @@ def measured(config, mesh):
     def spy(rollout, score_samples, views_of, learn, frozen, bases):
         def watched(phase, program):
             def call(*args):
-                temporary[phase] = own_programs.temporary(
-                    program.lower(*args).compile()
-                )
-                return program(*args)
+                # As users compile it; plans do without LLVM's optimizations.
+                options = {'xla_backend_optimization_level': 3}
+                compiled = program.lower(*args).compile(compiler_options=options)
+                temporary[phase] = own_programs.temporary(compiled)
+                return compiled(*args)
 
             return call
 
@@ -68,7 +69,7 @@ LORA = {'actor.lora.rank': 4, 'critic.lora.rank': 4}
 FEW = LORA | {'actor.quantize': 'int8', 'reward.quantize': 'int4'}
 
 
-def test_a_plan_without_programs_is_what_a_stage_holds(load):
+def test_a_plan_without_programs_knows_what_learns(load):
     config, sft = load()
     mesh = sharding.make_mesh(**config.mesh)
     plan = footprint.plan(config, mesh, sft, compiles=False)

@@ -6,9 +6,11 @@ import ml_collections
 import numpy as np
 import pytest
 
+from beaver_jax import config as config_lib
 from beaver_jax import optim
 from beaver_jax import sharding
 from beaver_jax.stages import inputs
+from tests import micro
 from tests import tiny
 
 
@@ -128,6 +130,20 @@ def test_types_of_computation_and_parameters(dtype, backend, expected, monkeypat
     assert inputs.compute(section, 'actor')['dtype'] == expected
     assert inputs.param_dtype(section, frozen=True) == expected
     assert inputs.param_dtype(section, frozen=False) == 'float32'
+
+
+def test_what_auto_is_is_said_once(monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    run = config_lib.load(f'{micro.ROOT}/configs/ppo_lag.py:local', {'seed': '1'})
+    other = config_lib.load(
+        f'{micro.ROOT}/configs/ppo_lag.py:local', {'reward.dtype': 'float32'}
+    )
+    for one, reward in ((run, 'bfloat16'), (other, 'float32')):
+        inputs.settle(one)
+        found = {k: v for k, v in config_lib.flatten(one).items() if 'dtype' in k}
+        assert found.pop('reward.dtype') == reward
+        assert set(found.values()) == {'bfloat16'}
+        assert len(found) == 5
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings(chain):

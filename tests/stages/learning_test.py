@@ -258,6 +258,11 @@ def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):
         "Error: config.reference.quantize='int8', but its model is the one that "
         'config.actor stands on; set --config.actor.quantize instead.'
     )
+    few = starts | overrides('actor', 'critic') | {'critic.quantize': 'int8'}
+    assert line('ppo_lag', **few) == (
+        "Error: config.critic.quantize='int8', but the critic of config.reward stands "
+        'on that model; set --config.reward.quantize instead.'
+    )
 
 
 def test_a_frozen_base_has_the_type_it_computes_in(chain, configs, few_rows, tmp_path):

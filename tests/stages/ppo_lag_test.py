@@ -216,6 +216,7 @@ def test_an_input_inherits_what_a_run_has_in_common(configs, tmp_path):
         'data.test_share': 0.2,
         'log.every': 3,
         'dtype': 'bfloat16',
+        'reward.dtype': 'float32',
         'ppo.kl_coeff': 0.5,
     }
     config = config_lib.from_argv(micro.arguments(configs, 'ppo_lag', overrides))
@@ -223,6 +224,7 @@ def test_an_input_inherits_what_a_run_has_in_common(configs, tmp_path):
     assert (sft.run, sft.seed, sft.mesh.data) == (str(tmp_path / 'run'), 7, -1)
     assert (sft.data.test_share, sft.log.every) == (0.2, 3)
     assert sft.model.dtype == config.costs.harm.dtype == 'bfloat16'
+    assert config.reward.dtype == 'float32'
     assert sft.model.tokenizer == f'{tmp_path}/run/world/tokenizer'
     assert sft.data.sft == f'{tmp_path}/run/world/sft.jsonl'
     assert sft.is_locked

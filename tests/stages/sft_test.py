@@ -117,7 +117,22 @@ def test_new_tokens_get_embeddings_where_they_are_asked_for(grown, arguments, tm
     assert len(tokenizer_lib.load(tmp_path / 'model')) == 333
 
 
+def test_a_model_computes_in_bfloat16_over_float32(base, arguments, tmp_path):
+    def weights(dtype):
+        run = tmp_path / dtype
+        rate = {'optimizer__learning_rate': 1e-3, 'optimizer__warmup_ratio': 0}
+        train.main(arguments(base, dtype=dtype, run=run, **rate))
+        return safetensors_numpy.load_file(run / 'sft' / 'model' / 'model.safetensors')
+
+    wide, narrow = weights('float32'), weights('bfloat16')
+    assert {x.dtype for x in narrow.values()} == {np.dtype('float32')}
+    # AdamW first moves a weight by its rate, up or down: tiny gradients' signs differ.
+    moved = [np.abs(wide[name] - narrow[name]).max() for name in wide]
+    assert 1e-4 < max(moved) < 2.1e-3
+
+
 # ---- Conversation templates ---------------------------------------------------------
+
 
 OWN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '|' }}{% endfor %}"
 
