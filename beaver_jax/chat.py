@@ -60,7 +60,7 @@ class Talker:
         """
         directory = inputs.find_model(path)
         if directory is None:
-            raise ValueError(f'{path!r} {inputs.NO_MODEL}')
+            raise ValueError(f'{path!r} {inputs.no_model(path)}')
         self.tokenizer = tokenizer_lib.load(directory)
         dtype = inputs.resolved(dtype)
         self._model, self._params = hf.load_causal_lm(

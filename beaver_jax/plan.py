@@ -1,4 +1,4 @@
-"""Will it fit? Bytes per device of a stage, before anything is allocated.
+r"""Will it fit? Bytes per device of a stage, before anything is allocated.
 
     python -m beaver_jax.plan --config=configs/ppo_lag.py:llama-7b \
         --config.base=DIRECTORY --devices=8 --memory=80
@@ -39,18 +39,30 @@ COLUMNS = ('parameters', 'gradients', 'optimizer', 'cache', 'activations')
 def main(argv: Sequence[str] | None = None) -> None:
     """Plans what the command line asks for and prints tables."""
     parser = argparse.ArgumentParser(
-        prog='python -m beaver_jax.plan', allow_abbrev=False, usage=__doc__
+        prog='python -m beaver_jax.plan',
+        allow_abbrev=False,
+        usage='%(prog)s [options] --config=FILE[:PRESET] [--config.KEY=VALUE ...]',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='The keys of a config: python -m beaver_jax.train --config=FILE --help',
     )
-    parser.add_argument('--devices', type=int)
-    parser.add_argument('--memory', type=float)
-    parser.add_argument('--json', type=pathlib.Path)
-    parser.add_argument('--shapes-only', action='store_true')
+    parser.add_argument('--devices', type=int, help='plan for so many; else for all')
+    parser.add_argument('--memory', type=float, help='of a device, in 10⁹ bytes')
+    parser.add_argument('--json', type=pathlib.Path, help='file that gets every figure')
+    parser.add_argument(
+        '--shapes-only',
+        action='store_true',
+        help='what is always held; without --memory, which asks for the peak',
+    )
     ours, argv = parser.parse_known_args(argv)
-    if ours.shapes_only and ours.memory is not None:
-        parser.error('--memory needs the programs; leave out --shapes-only')
     terminal.show_log()
     config = config_lib.from_argv(argv)
     with terminal.errors_in_a_line(ValueError, OSError):
+        if ours.shapes_only and ours.memory is not None:
+            raise ValueError(
+                '--memory asks for the peak, which --shapes-only leaves out; give one '
+                'of the two.'
+            )
         if ours.devices is not None:
             pretend(ours.devices)
             inputs.settle(config, 'bfloat16')  # they stand for accelerators
@@ -147,12 +159,17 @@ def flags(changes: alternatives.Changes) -> str:
     return ' '.join(f'--config.{key}={value}' for key, value in changes.items())
 
 
+def _gb(size: int) -> str:
+    """10⁹ bytes, two digits at least of what is small."""
+    return f'{size / GB:.2f}' if not 0 < size < GB else f'{size / GB:.2g}'
+
+
 def show(found: dict[str, Any], memory: float | None, *, compiled: bool) -> None:
     """Prints the table of a plan, and what would fit."""
     plan = found['plan']
     columns = COLUMNS if compiled else COLUMNS[:-1]
     rows = [
-        [role['role'], *(f'{role[column] / GB:.2f}' for column in columns)]
+        [role['role'], *(_gb(role[column]) for column in columns)]
         for role in plan['roles']
     ]
     mesh = '×'.join(str(size) for size in plan['mesh'].values())
@@ -161,22 +178,18 @@ def show(found: dict[str, Any], memory: float | None, *, compiled: bool) -> None
         ['', *columns],
         rows,
     )
-    held = f'{plan["held"] / GB:.2f}'
+    held = _gb(plan['held'])
     terminal.table(
         'The most that is held at a time',
         ['phase', 'GB per device'],
         [
             ['always (parameters, optimizer)', held],
-            *(
-                [name, f'{size / GB:.2f}']
-                for name, size in plan['phases'].items()
-                if compiled
-            ),
+            *([name, _gb(size)] for name, size in plan['phases'].items() if compiled),
         ],
     )
     if found['fits'] is None:
         return
-    peak = f'{plan["peak"] / GB:.2f} GB'
+    peak = f'{_gb(plan["peak"])} GB'
     if found['fits']:
         print(f'It fits: {peak} of {memory:g} GB.')
         return
@@ -187,7 +200,7 @@ def show(found: dict[str, Any], memory: float | None, *, compiled: bool) -> None
     if not fitting:
         print('Nothing that was tried fits; the smallest was:')
     for other in fitting or others[:1]:
-        print(f'{other["plan"]["peak"] / GB:8.2f} GB  {flags(other["changes"])}')
+        print(f'{_gb(other["plan"]["peak"]):>8} GB  {flags(other["changes"])}')
 
 
 if __name__ == '__main__':

@@ -96,3 +96,12 @@ def test_a_mistyped_directory_is_no_base(chain, configs, tmp_path):
     assert line.startswith(
         f"Error: config.reward.init='{tmp_path}/rewrad' holds no config.json of a model"
     )
+
+
+def test_the_peak_needs_programs(configs, tmp_path):
+    argv = arguments(configs, 'sft', tmp_path)
+    line = micro.error(plan.main, [*argv, '--shapes-only', '--memory=80'])
+    assert line == (
+        'Error: --memory asks for the peak, which --shapes-only leaves out; give one '
+        'of the two.'
+    )

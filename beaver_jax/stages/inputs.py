@@ -64,12 +64,20 @@ def model_directory(name: str, path: str) -> pathlib.Path:
     directory = find_model(path)
     if directory is not None:
         return directory
-    if (pathlib.Path(path) / 'adapter_config.json').is_file():
-        raise InputError(
-            f'config.{name}={path!r} is an adapter, not a model; name the stage that '
-            'has left it, whose merged model is beside it.'
+    raise InputError(f'config.{name}={path!r} {no_model(path)}')
+
+
+def no_model(path: str) -> str:
+    """Why `path` names no model, and what may be meant."""
+    directory = pathlib.Path(path)
+    if (directory / 'adapter_config.json').is_file():
+        return (
+            'is an adapter, not a model; name the stage that has left it, whose merged '
+            'model is beside it.'
         )
-    raise InputError(f'config.{name}={path!r} {NO_MODEL}')
+    inside = sorted(x.parent for x in directory.glob('*/config.json'))
+    meant = [str(x) for x in inside if find_model(str(x)) is not None]
+    return NO_MODEL + (f' Did you mean {meant[0]}?' if meant else '')
 
 
 def _has_weights(directory: pathlib.Path) -> bool:
@@ -186,7 +194,7 @@ def check_quantize(
     if kind != 'none' and learns:
         raise InputError(
             f'config.{name}.quantize={kind!r} is for frozen parameters; let adapters '
-            f'learn over them, --config.{name}.lora.rank=16, or leave it at none.'
+            f'learn over them, --config.lora.rank=16, or leave it at none.'
         )
 
 

@@ -51,7 +51,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
         if not config[name].lora.rank:
             raise inputs.InputError(
                 f'config.share_base=True and config.{name}.lora.rank=0: what learns in '
-                f'full cannot share its base; set --config.{name}.lora.rank=16.'
+                'full cannot share its base; set --config.lora.rank=16.'
             )
 
 

@@ -48,6 +48,16 @@ def test_a_stage_that_is_not_finished_holds_no_model(tmp_path):
         inputs.model_directory('actor.init', '')
 
 
+def test_what_may_be_meant_where_no_model_is(tmp_path):
+    inside = model(tmp_path / 'stories' / 'hf')
+    assert inputs.no_model(str(tmp_path / 'stories')).endswith(
+        f' Did you mean {inside}?'
+    )
+    assert 'mean' not in inputs.no_model(str(tmp_path / 'elsewhere'))
+    (tmp_path / 'adapter_config.json').write_text('{}')
+    assert inputs.no_model(str(tmp_path)).startswith('is an adapter, not a model; ')
+
+
 def test_settings_name_their_section():
     section = config(learning_rate=1.0)
     found = inputs.settings(optim.OptimizerConfig, 'optimizer', section, b1=0.5)

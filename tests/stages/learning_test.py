@@ -247,7 +247,7 @@ def test_bad_adapters_are_refused(chain, configs, few_rows, tmp_path):
     few = {'base': chain / 'sft', 'model.quantize': 'int8'}
     assert line('sft', **few) == (
         "Error: config.model.quantize='int8' is for frozen parameters; let adapters "
-        'learn over them, --config.model.lora.rank=16, or leave it at none.'
+        'learn over them, --config.lora.rank=16, or leave it at none.'
     )
     assert line('sft', **few | {'model.quantize': 'int2'}) == (
         "Error: config.model.quantize='int2'; known: none, int8, int4."

@@ -169,7 +169,7 @@ def test_what_cannot_share_is_refused(argv, chain, scored, tmp_path):
 
     assert line(**{'critic.lora.rank': 0}) == (
         'Error: config.share_base=True and config.critic.lora.rank=0: what learns in '
-        'full cannot share its base; set --config.critic.lora.rank=16.'
+        'full cannot share its base; set --config.lora.rank=16.'
     )
     assert line(**{'critic.lora.alpha': 4}).endswith(
         'needs the same settings; set --config.critic.lora.alpha=8.0.'
