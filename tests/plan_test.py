@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from beaver_jax import config as config_lib
 from beaver_jax import plan
+from beaver_jax import sharding
+from beaver_jax import stages
+from beaver_jax.stages import alternatives
 from beaver_jax.stages import footprint
 from tests import micro
 
@@ -71,6 +75,18 @@ def test_what_does_not_fit_is_told_what_would(configs, tmp_path, capsys, monkeyp
     assert '--config.critic.lora.rank=16' in fitting[2]
     plan.main([*argv, '--devices=8', '--memory=0.5'])
     assert 'Nothing that was tried fits; the smallest was:' in capsys.readouterr().out
+
+
+def test_every_alternative_keeps_the_checks(chain, configs, tmp_path):
+    changes = {'reference.quantize': 'int8', 'reward.quantize': 'int8'}
+    changes |= micro.models(chain, 'sft', 'reward', 'cost')
+    argv = arguments(configs, 'ppo_lag', tmp_path, **changes)
+    config = config_lib.from_argv(argv)
+    mesh = sharding.make_mesh(**config.mesh)
+    tried = list(alternatives.of(config, mesh))
+    assert tried[-1]['share_base']
+    for changes in tried:
+        stages.CHECKS['ppo_lag'](alternatives.apply(config, changes), mesh)
 
 
 def test_a_config_json_is_enough_and_nothing_is_too_little(configs, tmp_path):

@@ -20,6 +20,7 @@ from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
+from beaver_jax.stages import loading
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import scorers as scorers_lib
 
@@ -84,7 +85,7 @@ class Scorer:
         config = self._config
         tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
         policy = ml_collections.ConfigDict(config.policy.to_dict() | {'init': path})
-        model, params = inputs.causal_lm(
+        model, params = loading.causal_lm(
             self._mesh, policy, f'models.{name}', frozen=True
         )
         sample = functools.partial(

@@ -14,6 +14,7 @@ from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import loading
 from beaver_jax.stages import scorers
 from beaver_jax.stages import shared_base
 
@@ -70,7 +71,7 @@ def critic(
         params = scorer.held.params
     elif hf.is_score_model(hf.read_hf_config(directory)):
         section = ml_collections.ConfigDict(config.critic.to_dict() | {'init': path})
-        model, params, _ = inputs.score_model(
+        model, params, _ = loading.score_model(
             mesh, section, 'critic', frozen=lora.rank > 0
         )
         model_config = model.config
@@ -137,5 +138,5 @@ def _fresh(
     )
     model = score.ScoreModel(config_lib.ScoreConfig(backbone, score_type='critic'))
     key = jax.random.key(config.seed)
-    params = inputs.init_head(mesh, model, decoder, key)
-    return model.config, inputs.few_bits(mesh, config.critic, 'critic', params)
+    params = loading.init_head(mesh, model, decoder, key)
+    return model.config, loading.few_bits(mesh, config.critic, 'critic', params)

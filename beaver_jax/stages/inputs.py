@@ -19,7 +19,6 @@ from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
 from beaver_jax.models import quantize
-from beaver_jax.models import score
 from beaver_jax.models import transformer
 
 log = logging.getLogger(__name__)
@@ -168,6 +167,10 @@ def settle(config: ml_collections.ConfigDict, auto: str = '') -> None:
     """Replaces every dtype 'auto', by default by what it is on this machine.
 
     So that a run stays what it was begun as, wherever it goes on or is exported.
+
+    Args:
+      config: Of a stage; changed.
+      auto: The type to take; '' for that of this machine.
     """
     with config.unlocked():
         for key, value in config_lib.flatten(config).items():
@@ -294,106 +297,6 @@ def check_max_lengths(config: ml_collections.ConfigDict) -> None:
             )
 
 
-def causal_lm(
-    mesh: Mesh,
-    section: ml_collections.ConfigDict,
-    name: str,
-    *,
-    frozen: bool = False,
-    **changes: Any,
-) -> tuple[transformer.CausalLM, hf.Params]:
-    """Loads the language model of a config section; `changes` are of its decoder."""
-    model, params = hf.load_causal_lm(
-        model_directory(f'{name}.init', section.init),
-        place=placer(mesh),
-        param_dtype=param_dtype(section, frozen=frozen),
-        **compute(section, name),
-        **changes,
-    )
-    return model, few_bits(mesh, section, name, params) if frozen else params
-
-
-def causal_lm_of(
-    section: ml_collections.ConfigDict, name: str, **changes: Any
-) -> transformer.CausalLM:
-    """The language model of `causal_lm`, without its parameters."""
-    directory = model_directory(f'{name}.init', section.init)
-    return hf.causal_lm(directory, **compute(section, name), **changes)
-
-
-def score_model(
-    mesh: Mesh,
-    section: ml_collections.ConfigDict,
-    name: str,
-    *,
-    frozen: bool = False,
-    **changes: Any,
-) -> tuple[score.ScoreModel, hf.Params, score.Normalizer]:
-    """Loads the score model of a config section; `changes` are of its decoder."""
-    model, params, normalizer = hf.load_score_model(
-        model_directory(f'{name}.init', section.init),
-        place=placer(mesh),
-        param_dtype=param_dtype(section, frozen=frozen),
-        **compute(section, name),
-        **changes,
-    )
-    if frozen:
-        params = few_bits(mesh, section, name, params)
-    return model, params, jax.device_put(normalizer, sharding.replicated(mesh))
-
-
-def few_bits(
-    mesh: Mesh, section: ml_collections.ConfigDict, name: str, params: hf.Params
-) -> hf.Params:
-    """Frozen parameters as config.<name>.quantize says; consumes those given."""
-    if section.quantize == 'none':
-        return params
-
-    kind = section.quantize
-    try:
-        shapes = jax.eval_shape(lambda p: quantize.quantized(p, kind), params)
-    except ValueError as error:
-        raise InputError(f'config.{name}.quantize={kind!r}: {error}') from error
-    shardings = placer(mesh)(shapes)
-
-    # One kernel at a time, of which nothing is left then.
-    def convert(leaf, shardings):
-        compiled = jax.jit(
-            quantize.quantize, static_argnames='kind', out_shardings=shardings
-        )
-        few = jax.block_until_ready(compiled(leaf, kind=kind))
-        leaf.delete()
-        return few
-
-    return quantize.replaced(params, convert, shardings)
-
-
-def new_causal_lm(
-    section: ml_collections.ConfigDict, vocab_size: int
-) -> transformer.CausalLM:
-    """A language model of the sizes in `section.scratch`, without parameters."""
-    config = settings(
-        model_lib.TransformerConfig,
-        'model.scratch',
-        section.scratch,
-        vocab_size=vocab_size,
-        **compute(section, 'model'),
-    )
-    return transformer.CausalLM(config)
-
-
-def init_params(mesh: Mesh, model: Any, key: jax.Array) -> hf.Params:
-    """Fresh parameters, born in their shardings."""
-    tokens = jax.numpy.zeros((1, 2), jax.numpy.int32)
-    mask = jax.numpy.ones((1, 2), bool)
-    shardings = placer(mesh)(hf.abstract_params(model))
-
-    def init(key):
-        return model.init(key, tokens, mask)['params']
-
-    return jax.jit(init, out_shardings=shardings)(key)
-
-
 def count_steps(config: ml_collections.ConfigDict, rows: int) -> int:
     """Steps of a supervised stage: config.steps, or config.epochs over the rows."""
     if config.steps < 0 or (not config.steps and not config.epochs > 0):
@@ -417,16 +320,3 @@ def check_parts(name: str, rows: int, parts: int, mesh: Mesh) -> None:
 def process_shard() -> tuple[int, int]:
     """(this process, number of processes)."""
     return jax.process_index(), jax.process_count()
-
-
-def init_head(
-    mesh: Mesh, model: score.ScoreModel, decoder: hf.Params, key: jax.Array
-) -> hf.Params:
-    """Parameters of a score model: a trained decoder under a fresh head, bias 0."""
-    config = model.config
-    shape = (config.backbone.hidden_width, config.score_dim)
-    head = {'kernel': config.backbone.init_std * jax.random.normal(key, shape)}
-    if config.score_bias:
-        head['bias'] = jax.numpy.zeros(config.score_dim)
-    params = {'backbone': decoder, 'score_head': head}
-    return jax.device_put(params, placer(mesh)(params))

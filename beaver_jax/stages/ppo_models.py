@@ -13,6 +13,7 @@ from beaver_jax.rollout import experience
 from beaver_jax.stages import critics
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import loading
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import scorers
 from beaver_jax.stages import shared_base
@@ -84,7 +85,7 @@ def load(
 ) -> Loaded:
     """Loads actor, reference, reward and cost models, and makes the critics."""
     lora = learning_lib.settings(config.actor, 'actor')
-    actor, actor_params = inputs.causal_lm(
+    actor, actor_params = loading.causal_lm(
         mesh, config.actor, 'actor', frozen=lora.rank > 0
     )
     inputs.check_tokenizer(tokenizer, actor.config, 'config.actor')
@@ -148,7 +149,7 @@ def _reference(
     directory = inputs.model_directory('reference.init', section.init)
     inputs.check_tokenizer(theirs, hf.backbone_config(directory), 'config.reference')
     if not learning.lora.rank or section.init != config.actor.init:
-        return inputs.causal_lm(mesh, section, 'reference', frozen=True)
+        return loading.causal_lm(mesh, section, 'reference', frozen=True)
     fields = inputs.compute(section, 'reference')
     shared = dataclasses.replace(actor.config, **fields)
     return transformer.CausalLM(shared), learning.base

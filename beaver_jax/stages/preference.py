@@ -16,6 +16,7 @@ from beaver_jax.models import hf
 from beaver_jax.models import score
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import loading
 from beaver_jax.stages import outputs
 from beaver_jax.stages import records
 from beaver_jax.stages import stage as stage_lib
@@ -142,7 +143,7 @@ def load(
     more = inputs.new_tokens(config.model, 'model', tokenizer, tell=True)
     directory = inputs.model_directory('model.init', config.model.init)
     if hf.is_score_model(hf.read_hf_config(directory)):
-        _, params, normalizer = inputs.score_model(
+        _, params, normalizer = loading.score_model(
             mesh, config.model, 'model', frozen=lora.rank > 0, **more
         )
         return model, learning(params), normalizer
@@ -153,8 +154,8 @@ def load(
         **inputs.compute(config.model, 'model'),
         **more,
     )
-    params = inputs.init_head(mesh, model, decoder, jax.random.key(config.seed))
-    params = inputs.few_bits(mesh, config.model, 'model', params)
+    params = loading.init_head(mesh, model, decoder, jax.random.key(config.seed))
+    params = loading.few_bits(mesh, config.model, 'model', params)
     normalizer = score.init_normalizer(model.config.score_dim)
     normalizer = jax.device_put(normalizer, sharding.replicated(mesh))
     return model, learning(params), normalizer

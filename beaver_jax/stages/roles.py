@@ -278,8 +278,8 @@ def _decoder(section, name: str, base: str, sft: Any) -> model_lib.TransformerCo
     fields = inputs.compute(section, name)
     directory = _described(section.init)
     # Only what the run itself is to train is known from what it starts from.
-    made = [str(pathlib.Path(sft.run) / stage) for stage in ('sft', 'reward', 'cost')]
-    if section.init in ('', base, *made):
+    made = [pathlib.Path(sft.run) / stage for stage in ('sft', 'reward', 'cost')]
+    if section.init in ('', base) or pathlib.Path(section.init) in made:
         directory = directory or _described(base)
     elif directory is None:
         raise inputs.InputError(

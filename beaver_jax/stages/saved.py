@@ -18,6 +18,7 @@ from beaver_jax.models import transformer
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import loading
 from beaver_jax.stages import outputs
 from beaver_jax.stages import preference
 from beaver_jax.stages import sft
@@ -205,7 +206,7 @@ def _model(
     )
     if config.stage in PREFERENCES:
         return tokenizer, preference.model_of(config, tokenizer)
-    return tokenizer, inputs.causal_lm_of(config[section], section)
+    return tokenizer, loading.causal_lm_of(config[section], section)
 
 
 def _base(config: ml_collections.ConfigDict, mesh: Mesh) -> hf.Params:
@@ -215,7 +216,7 @@ def _base(config: ml_collections.ConfigDict, mesh: Mesh) -> hf.Params:
     if config.stage in PREFERENCES:
         tokenizer = inputs.load_tokenizer('model.init', config.model.init)
         return preference.load(config, mesh, tokenizer)[1].base
-    return inputs.causal_lm(mesh, config.actor, 'actor', frozen=True)[1]
+    return loading.causal_lm(mesh, config.actor, 'actor', frozen=True)[1]
 
 
 def _mesh(abstract: hf.Params) -> Mesh:

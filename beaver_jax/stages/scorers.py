@@ -12,6 +12,7 @@ from beaver_jax.models import score
 from beaver_jax.rollout import experience
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import loading
 from beaver_jax.stages import shared_base
 
 
@@ -48,7 +49,9 @@ def scorer(
 ) -> Scorer:
     """Loads a frozen reward or cost model: whole, or adapters over the actor's base."""
     if base is None:
-        model, params, normalizer = inputs.score_model(mesh, section, name, frozen=True)
+        model, params, normalizer = loading.score_model(
+            mesh, section, name, frozen=True
+        )
         held = learning_lib.Learning(lora_lib.LoraConfig(), params, {})
     else:
         model, held, normalizer = shared_base.load_score_model(

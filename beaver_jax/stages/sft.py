@@ -13,6 +13,7 @@ from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
+from beaver_jax.stages import loading
 from beaver_jax.stages import outputs
 from beaver_jax.stages import records
 from beaver_jax.stages import stage as stage_lib
@@ -125,11 +126,11 @@ def load(
     inputs.check_length(model.config, config.max_length, 'max_length')
     if config.model.init:
         more = inputs.new_tokens(config.model, 'model', tokenizer, tell=True)
-        _, params = inputs.causal_lm(
+        _, params = loading.causal_lm(
             mesh, config.model, 'model', frozen=lora.rank > 0, **more
         )
     else:
-        params = inputs.init_params(mesh, model, jax.random.key(config.seed))
+        params = loading.init_params(mesh, model, jax.random.key(config.seed))
     learning = learning_lib.of(lora, 'model', mesh, params, config.seed)
     return model, learning, tokenizer
 
@@ -149,5 +150,5 @@ def model_of(
     """The language model that is trained, without its parameters."""
     if config.model.init:
         more = inputs.new_tokens(config.model, 'model', tokenizer)
-        return inputs.causal_lm_of(config.model, 'model', **more)
-    return inputs.new_causal_lm(config.model, len(tokenizer))
+        return loading.causal_lm_of(config.model, 'model', **more)
+    return loading.new_causal_lm(config.model, len(tokenizer))

@@ -13,6 +13,7 @@ from beaver_jax.stages import critics
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
+from beaver_jax.stages import loading
 
 Made = Mapping[pathlib.Path, ml_collections.ConfigDict]
 
@@ -74,5 +75,5 @@ def _model(config: ml_collections.ConfigDict, name: str, init: str, made: Made) 
     while (before := made.get(pathlib.Path(init))) is not None:
         init = (before.model if 'model' in before else before.actor).init
         if not init:  # made from scratch, with a tokenizer that may be yet to come
-            return kind(inputs.new_causal_lm(before.model, vocab_size=8).config)
+            return kind(loading.new_causal_lm(before.model, vocab_size=8).config)
     return kind(hf.backbone_config(inputs.model_directory(f'{name}.init', init)))

@@ -79,8 +79,9 @@ def test_a_plan_without_programs_knows_what_learns(load):
     assert held == pytest.approx(footprint.size(stage.state), rel=0.01)
 
 
-def test_a_plan_is_what_the_programs_need(load):
-    config, sft = load(**FEW)
+@pytest.mark.parametrize('changes', [{}, FEW], ids=['full', 'adapters over few bits'])
+def test_a_plan_is_what_the_programs_need(load, changes):
+    config, sft = load(**changes)
     mesh = sharding.make_mesh(**config.mesh)
     plan = footprint.plan(config, mesh, sft)
     held, temporary = measured(config, mesh)

@@ -10,6 +10,7 @@ from beaver_jax import config as config_lib
 from beaver_jax import optim
 from beaver_jax import sharding
 from beaver_jax.stages import inputs
+from beaver_jax.stages import loading
 from tests import micro
 from tests import tiny
 
@@ -108,7 +109,7 @@ def test_a_fresh_head_sits_on_the_decoder_as_it_is():
     model, params = tiny.score_model(backbone=backbone, score_dim=2)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     decoder = jax.tree.map(jnp.copy, params['backbone'])
-    fresh = inputs.init_head(mesh, model, decoder, jax.random.key(0))
+    fresh = loading.init_head(mesh, model, decoder, jax.random.key(0))
     for mine, theirs in zip(
         jax.tree.leaves(fresh['backbone']),
         jax.tree.leaves(params['backbone']),
@@ -117,8 +118,8 @@ def test_a_fresh_head_sits_on_the_decoder_as_it_is():
         np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_array_equal(fresh['score_head']['bias'], np.zeros(2))
     assert fresh['score_head']['kernel'].shape == params['score_head']['kernel'].shape
-    again = inputs.init_head(mesh, model, decoder, jax.random.key(0))
-    other = inputs.init_head(mesh, model, decoder, jax.random.key(1))
+    again = loading.init_head(mesh, model, decoder, jax.random.key(0))
+    other = loading.init_head(mesh, model, decoder, jax.random.key(1))
     kernels = [np.asarray(x['score_head']['kernel']) for x in (fresh, again, other)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert (kernels[0] != kernels[2]).all()

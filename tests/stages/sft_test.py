@@ -133,7 +133,6 @@ def test_a_model_computes_in_bfloat16_over_float32(base, arguments, tmp_path):
 
 # ---- Conversation templates ---------------------------------------------------------
 
-
 OWN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '|' }}{% endfor %}"
 
 

@@ -171,6 +171,11 @@ def test_what_cannot_share_is_refused(argv, chain, scored, tmp_path):
         'Error: config.share_base=True and config.critic.lora.rank=0: what learns in '
         'full cannot share its base; set --config.lora.rank=16.'
     )
+    for name in ('reference', 'reward', 'costs.harm', 'critic'):
+        assert line(**{f'{name}.quantize': 'int8'}) == (
+            f"Error: config.{name}.quantize='int8', but its model is the one that "
+            'config.actor stands on; set --config.actor.quantize instead.'
+        )
     assert line(**{'critic.lora.alpha': 4}).endswith(
         'needs the same settings; set --config.critic.lora.alpha=8.0.'
     )
