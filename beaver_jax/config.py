@@ -11,6 +11,7 @@ Keys are dotted paths into the config; a value has the type of the default it re
 Every mistake is a `ConfigError` that names the value and the nearest right one.
 """
 
+import argparse
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 import difflib
@@ -60,6 +61,23 @@ def from_argv(argv: Sequence[str]) -> ConfigDict:
         print(f'Error: {error}', file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(0)
+
+
+def parser(module: str, about: str | None) -> argparse.ArgumentParser:
+    """Reads the options of a command beside its config, with `parse_known_args`.
+
+    Args:
+      module: Of the command, as after `python -m`.
+      about: Its docstring.
+    """
+    return argparse.ArgumentParser(
+        prog=f'python -m {module}',
+        allow_abbrev=False,
+        usage='%(prog)s [options] --config=FILE[:PRESET] [--config.KEY=VALUE ...]',
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='The keys of a config: python -m beaver_jax.train --config=FILE --help',
+    )
 
 
 def folder(argv: Sequence[str]) -> str:

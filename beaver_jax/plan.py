@@ -11,7 +11,6 @@ writes all figures. --shapes-only compiles nothing, and leaves out the activatio
 docs/memory.md says what the figures mean.
 """
 
-import argparse
 from collections.abc import Sequence
 import dataclasses
 import logging
@@ -38,14 +37,7 @@ COLUMNS = ('parameters', 'gradients', 'optimizer', 'cache', 'activations')
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Plans what the command line asks for and prints tables."""
-    parser = argparse.ArgumentParser(
-        prog='python -m beaver_jax.plan',
-        allow_abbrev=False,
-        usage='%(prog)s [options] --config=FILE[:PRESET] [--config.KEY=VALUE ...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='The keys of a config: python -m beaver_jax.train --config=FILE --help',
-    )
+    parser = config_lib.parser('beaver_jax.plan', __doc__)
     parser.add_argument('--devices', type=int, help='plan for so many; else for all')
     parser.add_argument('--memory', type=float, help='of a device, in 10⁹ bytes')
     parser.add_argument('--json', type=pathlib.Path, help='file that gets every figure')

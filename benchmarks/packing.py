@@ -25,6 +25,7 @@ import jax
 
 from beaver_jax import optim
 from beaver_jax.data import batches
+from beaver_jax.data import examples
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as config_lib
@@ -117,15 +118,28 @@ def bucketed_pairs(
 ) -> dict[str, Any]:
     """Pairs for a reward model, padded to one length and in buckets."""
     counts = sources.Counts()
-    options: dict[str, Any] = {
-        'preferred': 'better',
-        'max_length': arguments.max_length,
-        'batch_size': arguments.batch_size,
-    }
     records = sources.comparisons(arguments.pairs, need='better')
-    single = batches.pairs(records, tokenizer, **options)
+    single = batches.pairs(
+        records,
+        tokenizer,
+        preferred='better',
+        max_length=arguments.max_length,
+        batch_size=arguments.batch_size,
+    )
+    found = examples.encode_pairs(
+        records,
+        tokenizer,
+        preferred='better',
+        max_length=arguments.max_length,
+        counts=counts,
+    )
     stream, buckets = batches.bucketed_pairs(
-        records, tokenizer, buckets=arguments.buckets, counts=counts, **options
+        found,
+        pad=tokenizer.pad_token_id,
+        max_length=arguments.max_length,
+        batch_size=arguments.batch_size,
+        buckets=arguments.buckets,
+        counts=counts,
     )
     lengths = [buckets.batch(i)[0] for i in range(len(buckets))]
     firsts = {str(x): stream[lengths.index(x)] for x in buckets.lengths}

@@ -8,7 +8,6 @@ in tokens and their labels. --out=DIRECTORY, by default <run>/<stage>/data, gets
 same as data_card.json and the lengths as histograms. docs/data.md says more.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
@@ -36,14 +35,7 @@ BINS = 60  # of a histogram
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Describes what the command line asks for; one line tells of an error."""
-    parser = argparse.ArgumentParser(
-        prog='python -m beaver_jax.data',
-        allow_abbrev=False,
-        usage='%(prog)s [options] --config=FILE[:PRESET] [--config.KEY=VALUE ...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='The keys of a config: python -m beaver_jax.train --config=FILE --help',
-    )
+    parser = config_lib.parser('beaver_jax.data', __doc__)
     parser.add_argument('--out', type=pathlib.Path, help='directory of what is written')
     ours, argv = parser.parse_known_args(argv)
     terminal.show_log()
@@ -80,14 +72,7 @@ def read(config: ml_collections.ConfigDict, folder: str) -> records.Found:
             found.train, tokenizer, max_length=config.max_length, **found.noted()
         )
     elif config.stage in preference.KINDS:
-        examples.encode_pairs(
-            found.train,
-            tokenizer,
-            preferred=preference.need(config),
-            constraints=preference.constraints(config),
-            max_length=config.max_length,
-            **found.noted(),
-        )
+        preference.tokenized(config, tokenizer, found)
     else:
         found = found[0]
         examples.encode_prompts(

@@ -141,55 +141,41 @@ def pairs(
 
 
 def bucketed_pairs(
-    records: Sequence[sources.Comparison],
-    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[examples_lib.PairExample],
     *,
-    preferred: sources.Need,
+    pad: int,
     max_length: int,
     batch_size: int,
-    constraints: Sequence[constraints_lib.Constraint] = (constraints_lib.HARM,),
     buckets: int,
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
     counts: sources.Counts | None = None,
-    lengths: card.Lengths | None = None,
 ) -> tuple[grain.MapDataset[types.PairBatch], buckets_lib.Buckets]:
     """Batches of pairs of similar length, each right padded to that of its bucket.
 
     Args:
-        records: as in `pairs`, like all that is not named here.
-        tokenizer: as there.
-        preferred: as there.
-        max_length: as there; no bucket is longer.
-        constraints: as there.
-        batch_size: as there. An epoch is so many batches that each pair is in one of
-            them; rows that fill up the last one are not `valid`.
+        examples: from `examples.encode_pairs`.
+        pad: the id of padding.
+        max_length: no bucket is longer.
+        batch_size: rows of a batch, over all processes. An epoch is so many batches
+            that each pair is in one of them; rows that fill up the last one are not
+            `valid`.
         buckets: how many lengths there are, at most.
-        seed: as there.
-        shard: as there. Each process has batches of the same lengths.
-        counts: as there, and `tokens`.
-        lengths: as there.
+        seed: of the order, which is another one in each epoch.
+        shard: as in `pairs`. Each process has batches of the same lengths.
+        counts: gets `tokens`.
 
     Returns:
         (the stream, without end; its lengths and batches).
 
     Raises:
-        DataError: no record fits.
-        ValueError: as in `pairs`.
+        ValueError: the number of processes does not divide `batch_size`.
     """
-    examples = examples_lib.encode_pairs(
-        records,
-        tokenizer,
-        preferred=preferred,
-        max_length=max_length,
-        constraints=constraints,
-        counts=counts,
-        lengths=lengths,
-    )
-    if counts is not None:
-        counts['tokens'] = sum(len(x) for example in examples for x in example.tokens)
     part = _part(batch_size, shard)
-    sizes = np.fromiter(map(len, examples), np.int64)
+    each = np.array([[len(x) for x in example.tokens] for example in examples])
+    if counts is not None:
+        counts['tokens'] = int(each.sum())
+    sizes = each.max(axis=1)
     found = buckets_lib.Buckets(
         sizes,
         batch_size=batch_size,
@@ -205,7 +191,7 @@ def bucketed_pairs(
             filler if row == buckets_lib.NOTHING else examples[row]
             for row in rows[part]
         ]
-        return _collate_pairs(chosen, length=length, pad=tokenizer.pad_token_id)
+        return _collate_pairs(chosen, length=length, pad=pad)
 
     return _by_index(batch), found
 

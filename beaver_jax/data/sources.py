@@ -38,21 +38,21 @@ _ADAPTER_ERRORS = (LookupError, TypeError, ValueError, AttributeError, Arithmeti
 
 
 def read(
-    sources: Sequence[specs.Spec],
+    source: specs.Spec,
     use: records.Use,
     *,
     on_bad_row: rows.OnBadRow = 'drop',
     contradictions: Contradictions = 'drop',
     counts: Counts | None = None,
     dropped: Callable[[rows.BadRowError], Any] = lambda error: None,
-) -> Iterator[tuple[int, records.AnyRecord]]:
-    """Yields the index of the source and the record of each row that serves a use.
+) -> Iterator[records.AnyRecord]:
+    """Yields the record of each row that serves a use.
 
     Rows are read as they are asked for. Proportions, and what prompts were there
     before, are up to the caller, such as `prompts`.
 
     Args:
-        sources: from `specs.parse`; those with a proportion of 0 are not read.
+        source: one that `specs.parse` returns.
         use: what the records are for; see `records.serve`.
         on_bad_row: whether a row that cannot be used is dropped or an error.
         contradictions: see `comparisons`.
@@ -66,31 +66,28 @@ def read(
     rows.check_choice('on_bad_row', on_bad_row, rows.OnBadRow)
     rows.check_choice('contradictions', contradictions, Contradictions)
     counts = Counts() if counts is None else counts
-    for index, spec in enumerate(sources):
-        if not spec.wanted:
-            continue
-        found = files.read_rows(
-            spec.path,
-            split=spec.split,
-            folder=spec.folder,
-            on_bad_row=on_bad_row,
-            counts=counts,
-            dropped=dropped,
-        )
-        for where, row in found:
-            try:
-                record = _record(spec, row, use, contradictions, counts, where)
-            except rows.FieldError as error:
-                counts[error.reason] += 1
-                if error.reason in rows.LEFT_OUT:
-                    continue
-                bad = rows.BadRowError(error.reason, where, error.problem)
-                if on_bad_row == 'error':
-                    raise bad from None
-                dropped(bad)
-            else:
-                if record is not None:
-                    yield index, record
+    found = files.read_rows(
+        source.path,
+        split=source.split,
+        folder=source.folder,
+        on_bad_row=on_bad_row,
+        counts=counts,
+        dropped=dropped,
+    )
+    for where, row in found:
+        try:
+            record = _record(source, row, use, contradictions, counts, where)
+        except rows.FieldError as error:
+            counts[error.reason] += 1
+            if error.reason in rows.LEFT_OUT:
+                continue
+            bad = rows.BadRowError(error.reason, where, error.problem)
+            if on_bad_row == 'error':
+                raise bad from None
+            dropped(bad)
+        else:
+            if record is not None:
+                yield record
 
 
 def demonstrations(
@@ -220,37 +217,56 @@ def _collect(
 ) -> store.Stored[Any]:
     """The records of all sources that serve a use, as many as are wanted of each."""
     counts = Counts() if counts is None else counts
-    before = counts.copy()
-    sources = _specs(paths)
-    problems: list[str] = []
-
-    def note(error: rows.BadRowError) -> None:
-        if not problems:
-            problems.append(f' The first: {error.problem}')
-
+    named = _specs(paths)
+    sources = [spec for spec in named if spec.wanted]
     for spec in sources:
         spec.check()
-    sizes = [0] * len(sources)
+    sizes: list[int] = []
 
     def each() -> Iterator[Any]:
-        for index, record in read(
-            sources, use, counts=counts, dropped=note, **policies
-        ):
-            sizes[index] += 1
-            yield record
+        for spec in sources:
+            size = 0
+            for record in _some(spec, use, counts, **policies):
+                size += 1
+                yield record
+            sizes.append(size)
 
     found = store.collect(each())
-    empty = [x for x, size in zip(sources, sizes, strict=True) if x.wanted and not size]
     kept = found.take(_draw(sizes, sources, seed, counts))
-    if kept and not empty:
-        counts['kept'] += len(kept)
-        return kept
-    named = ', '.join(spec.path for spec in empty or sources) or 'no files'
-    told = ', '.join(f'{key} {n}' for key, n in (counts - before).items())
-    raise DataError(
-        f'No usable row in {named} ({told or "read 0"}); name files that have some.'
-        f'{"".join(problems)}'
-    )
+    if not kept:
+        told = ', '.join(spec.path for spec in named) or 'no files'
+        raise DataError(
+            f'No row is wanted of {told}; name files that have some, '
+            'and larger proportions.'
+        )
+    counts['kept'] += len(kept)
+    return kept
+
+
+def _some(
+    spec: specs.Spec, use: records.Use, counts: Counts, **policies: Any
+) -> Iterator[records.AnyRecord]:
+    """`read`, of a source that must have some usable row."""
+    mine = Counts()
+    first: list[str] = []
+
+    def note(error: rows.BadRowError) -> None:
+        if not first:
+            first.append(f' The first: {error.problem}')
+
+    usable = False
+    try:
+        for record in read(spec, use, counts=mine, dropped=note, **policies):
+            usable = True
+            yield record
+    finally:
+        counts.update(mine)
+    if not usable:
+        told = ', '.join(f'{key} {n}' for key, n in mine.items() if n)
+        raise DataError(
+            f'No usable row in {spec.path} ({told or "read 0"}); name files that have '
+            f'some.{"".join(first)}'
+        )
 
 
 def _draw(
@@ -261,13 +277,11 @@ def _draw(
 ) -> np.ndarray:
     """Which records, of all sources together, their proportions want."""
     # As in safe-rlhf, where a source that is not read gets no seed.
-    seeds = iter(np.random.SeedSequence(seed).spawn(sum(x.wanted for x in sources)))
+    seeds = np.random.SeedSequence(seed).spawn(len(sources))
     wanted = [np.zeros(0, np.int64)]
     start = 0
-    for size, spec in zip(sizes, sources, strict=True):
-        if not spec.wanted:
-            continue
-        drawn = specs.select(size, spec.proportion, next(seeds))
+    for size, spec, child in zip(sizes, sources, seeds, strict=True):
+        drawn = specs.select(size, spec.proportion, child)
         wanted.append(start + drawn)
         start += size
         different = len(np.unique(drawn))

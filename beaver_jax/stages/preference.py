@@ -1,7 +1,7 @@
 """The stages of reward and cost models: one builder, the kind decides."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import logging
@@ -15,7 +15,9 @@ from beaver_jax import sharding
 from beaver_jax.data import batches
 from beaver_jax.data import buckets as buckets_lib
 from beaver_jax.data import constraints as constraints_lib
+from beaver_jax.data import examples
 from beaver_jax.data import sources
+from beaver_jax.data import store
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
 from beaver_jax.models import score
@@ -52,7 +54,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         seed=config.seed,
         shard=inputs.process_shard(),
     )
-    pairs, buckets = _pairs(config, make, found)
+    pairs, buckets = _pairs(config, tokenizer, make, found)
     counts = found.counts
     feed = stage_lib.Feed(mesh, {'pairs': pairs})
 
@@ -145,16 +147,38 @@ def need(config: ml_collections.ConfigDict) -> sources.Need:
     return constraints_lib.need(constraints(config))
 
 
+def tokenized(
+    config: ml_collections.ConfigDict, tokenizer: inputs.Tokenizer, found: records.Found
+) -> store.Stored[examples.PairExample]:
+    """The pairs to train on, as ids."""
+    return examples.encode_pairs(
+        found.train,
+        tokenizer,
+        preferred=need(config),
+        constraints=constraints(config),
+        max_length=config.max_length,
+        **found.noted(),
+    )
+
+
 def _pairs(
     config: ml_collections.ConfigDict,
-    make: functools.partial,
+    tokenizer: inputs.Tokenizer,
+    make: Callable[..., Any],
     found: records.Found,
 ) -> tuple[Any, buckets_lib.Buckets | None]:
     """Batches of pairs, all of one length or in buckets."""
     if config.buckets == 1:
         return make(found.train, **found.noted()), None
     return batches.bucketed_pairs(
-        found.train, buckets=config.buckets, **found.noted(), **make.keywords
+        tokenized(config, tokenizer, found),
+        pad=tokenizer.pad_token_id,
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+        buckets=config.buckets,
+        seed=config.seed,
+        shard=inputs.process_shard(),
+        counts=found.counts,
     )
 
 

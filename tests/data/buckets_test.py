@@ -158,10 +158,10 @@ RECORDS = [
 
 
 def pairs(tokenizer, **options):
+    found = examples.encode_pairs(RECORDS, tokenizer, preferred='better', max_length=90)
     return batches.bucketed_pairs(
-        RECORDS,
-        tokenizer,
-        preferred='better',
+        found,
+        pad=tokenizer.pad_token_id,
         max_length=90,
         batch_size=8,
         buckets=3,

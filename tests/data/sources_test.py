@@ -106,7 +106,7 @@ def test_nothing_usable_is_an_error_that_names_the_counts(write):
     counts = sources.Counts(read=10)  # of other files: not this one's
     with pytest.raises(sources.DataError, match=message):
         sources.prompts(path, counts=counts)
-    with pytest.raises(sources.DataError, match=r'No usable row in no files'):
+    with pytest.raises(sources.DataError, match=r'No row is wanted of no files'):
         sources.prompts([])
 
 
