@@ -3,9 +3,10 @@
     python -m benchmarks.data --rows ROWS --tokenizer DIRECTORY [--json FILE]
     python -m benchmarks.data --gigabytes 1 --tokenizer DIRECTORY [--json FILE]
 
-The first compares `sources` and `batches`, packed, with a plain loop that encodes and
-pads one row after the other with the same tokenizer; both begin with the file and end
-with an epoch of batches, in turns. The second writes a jsonl file of that size, reads,
+The first compares `sources` and `batches`, packed, with safe-rlhf's way in a plain
+loop: the prompt, and the prompt with its response, are encoded row by row with the same
+tokenizer, and padded. Both begin with the file and end with an epoch of batches, in
+turns. The second writes a jsonl file of that size, reads,
 tokenizes and packs it in a process of its own, takes batches of it, and tells that
 process's peak of resident memory.
 """
@@ -109,27 +110,35 @@ def speed(path: str, tokenizer: str, max_length: int, rounds: int) -> dict[str, 
 def plain_batches(
     path: str, tokenizer: Any, max_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """What one writes first: row by row, each padded to the full length."""
+    """As safe-rlhf does it: prompt, and prompt with response, row by row, padded."""
     text = pathlib.Path(path).read_text()
     found = (
         json.loads(text)
         if path.endswith('.json')
         else [json.loads(line) for line in text.splitlines()]
     )
-    batch = []
-    for row in found:
-        prompt = row.get('prompt') or f'{row["instruction"]} {row["input"]}'.strip()
-        answer = row.get('response') or row['output']
-        head = tokenizer(template.format_prompt((prompt,), ''))['input_ids']
-        tail = tokenizer(answer, add_special_tokens=False)['input_ids']
-        ids = [*head, *tail, tokenizer.eos_token_id][:max_length]
-        tokens = np.full(max_length, tokenizer.pad_token_id)
-        tokens[: len(ids)] = ids
-        mask = np.arange(max_length) < len(ids)
-        batch.append((tokens, mask, mask & (np.arange(max_length) >= len(head))))
-        if len(batch) == BATCH_SIZE:
-            yield tuple(map(np.stack, zip(*batch, strict=True)))  # type: ignore[misc]
-            batch = []
+
+    def encode(text: str) -> np.ndarray:
+        cut = tokenizer(
+            text, max_length=max_length, truncation=True, return_tensors='np'
+        )
+        return cut['input_ids'][0]
+
+    for start in range(0, len(found), BATCH_SIZE):
+        pairs = []
+        for row in found[start : start + BATCH_SIZE]:
+            prompt = row.get('prompt') or f'{row["instruction"]} {row["input"]}'.strip()
+            prompt = template.format_prompt((prompt,), tokenizer.eos_token)
+            response = row.get('response') or row['output']
+            ids = encode(prompt + response + tokenizer.eos_token)
+            pairs.append((ids, len(encode(prompt))))
+        sizes = np.array([(len(ids), prompt) for ids, prompt in pairs])
+        place = np.arange(sizes[:, 0].max())
+        tokens = np.full((len(pairs), len(place)), tokenizer.pad_token_id)
+        for row, (ids, _) in zip(tokens, pairs, strict=True):
+            row[: len(ids)] = ids
+        mask = place < sizes[:, :1]
+        yield tokens, mask, mask & (place >= sizes[:, 1:])
 
 
 def large(gigabytes: float, tokenizer: str, max_length: int) -> dict[str, Any]:

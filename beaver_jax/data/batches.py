@@ -336,28 +336,21 @@ def _collate_sft(
 def _collate_packed(
     rows: Sequence[Sequence[examples_lib.SftExample]], *, length: int, pad: int
 ) -> types.SftBatch:
-    joined = [
-        examples_lib.SftExample(
-            np.concatenate([example.tokens for example in row]),
-            np.concatenate([_learnt(example) for example in row]),
-        )
-        for row in rows
-    ]
-    numbers = [
-        np.concatenate(
-            [np.full(len(row[i].tokens), i + 1, np.int32) for i in range(len(row))]
-        )
-        for row in rows
-    ]
-    segments, _ = _pad(numbers, length, 0)
-    return _collate_sft(joined, length=length, pad=pad).replace(segments=segments)
-
-
-def _learnt(example: examples_lib.SftExample) -> np.ndarray:
-    """What is to be predicted: not the first token, which follows another segment."""
-    loss_mask = example.loss_mask.copy()
-    loss_mask[0] = False
-    return loss_mask
+    shape = len(rows), length
+    tokens: Any = np.full(shape, pad, np.int32)
+    loss_mask: Any = np.zeros(shape, bool)
+    segments: Any = np.zeros(shape, np.int32)
+    for row, examples in enumerate(rows):
+        end = 0
+        for number, example in enumerate(examples, start=1):
+            start, end = end, end + len(example)
+            tokens[row, start:end] = example.tokens
+            # The first token is not predicted: it follows another segment.
+            loss_mask[row, start + 1 : end] = example.loss_mask[1:]
+            segments[row, start:end] = number
+    return types.SftBatch(
+        tokens=tokens, mask=segments > 0, loss_mask=loss_mask, segments=segments
+    )
 
 
 def _collate_pairs(

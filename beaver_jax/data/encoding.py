@@ -97,6 +97,14 @@ def _encode(
 ) -> list[list[int]]:
     if not texts:
         return []
+    if tokenizer.is_fast:
+        # Without the offsets and masks that a call of the tokenizer finds too.
+        fast = tokenizer.backend_tokenizer
+        fast.no_truncation()
+        fast.no_padding()
+        fast.encode_special_tokens = split_special_tokens
+        found = fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
     return tokenizer(
         list(texts),
         add_special_tokens=False,

@@ -6,7 +6,6 @@ ends. It lies in the directory for temporary files, `$TMPDIR`.
 
 import array
 from collections.abc import Iterable, Iterator, Sequence
-import contextlib
 import operator
 import os
 import pickle
@@ -74,22 +73,22 @@ def collect(items: Iterable[Item]) -> Stored[Item]:
     file = tempfile.TemporaryFile()  # noqa: SIM115, it stays open for what is returned
     for item in items:
         data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-        with _explained():
+        try:
             file.write(data)
+        except OSError as error:
+            raise _explained(error) from error
         ends.append(ends[-1] + len(data))
-    with _explained():
+    try:
         file.flush()
+    except OSError as error:
+        raise _explained(error) from error
     return Stored(file, np.array(ends), np.arange(len(ends) - 1))
 
 
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f'{error.strerror}: rows wait in a temporary file; set TMPDIR to a '
-            'directory with more room',
-            tempfile.gettempdir(),
-        ) from error
+def _explained(error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f'{error.strerror}: rows wait in a temporary file; set TMPDIR to a directory '
+        'with more room',
+        tempfile.gettempdir(),
+    )
