@@ -103,6 +103,7 @@ class Scorer:
             batch_size=config.batch_size,
             shard=inputs.process_shard(),
             once=True,
+            workers=config.data.workers,
         )
         views_of = bridge.make(
             self._mesh,

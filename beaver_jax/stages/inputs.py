@@ -128,6 +128,8 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
     rows_lib.check_choice(
         'config.data.contradictions', data.contradictions, sources.Contradictions
     )
+    if data.workers < 0:
+        raise InputError(f'config.data.workers={data.workers}; must not be negative.')
     if not 0 <= data.test_share < 1:
         raise InputError(
             f'config.data.test_share={data.test_share}; must be from 0 to below 1.'

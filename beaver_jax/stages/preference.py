@@ -53,6 +53,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         batch_size=config.batch_size,
         seed=config.seed,
         shard=inputs.process_shard(),
+        workers=config.data.workers,
     )
     pairs, buckets = _pairs(config, tokenizer, make, found)
     counts = found.counts
@@ -157,6 +158,7 @@ def tokenized(
         preferred=need(config),
         constraints=constraints(config),
         max_length=config.max_length,
+        workers=config.data.workers,
         **found.noted(),
     )
 

@@ -31,6 +31,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         batch_size=config.batch_size,
         seed=config.seed,
         shard=inputs.process_shard(),
+        workers=config.data.workers,
     )
     feed = stage_lib.Feed(
         mesh, {'sft': make(found.train, pack=config.pack, **found.noted())}
