@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable
-import dataclasses
+import functools
 from typing import Any
 
 import grain
@@ -10,103 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from beaver_jax.data import batches
-from beaver_jax.data import card
 from beaver_jax.data import encoding
-from beaver_jax.data import examples
-from beaver_jax.data import sources
+from tests import streams
 from tests import vocabularies
-
-KINDS = ('sft', 'packed', 'pairs', 'buckets', 'prompts')
-BATCH_SIZE = 4
-LETTERS = 'abcdefghijkl'
-# Of different lengths; 44 of them are 11 batches.
-ROWS = [
-    (f'What is {i}?', LETTERS[: 1 + i % 12], LETTERS[::-1][i % 7 :]) for i in range(44)
-]
-MAX_LENGTH = 160
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """Batches without end, after so many of which so many epochs are over."""
-
-    batches: grain.MapDataset
-    size: int
-    epochs: int
-    counts: sources.Counts
-    lengths: card.Lengths
-
-    def rows(self, first: int, last: int) -> list[bytes]:
-        """What tells the rows of these batches apart, in their order."""
-        return [row for i in range(first, last) for row in rows(self.batches[i])]
-
-
-def rows(batch: Any) -> list[bytes]:
-    """The tokens of each row of a batch: of each segment, and of both of a pair."""
-    if hasattr(batch, 'valid'):
-        real = batch.mask & batch.valid[:, None, None]
-        return [
-            t[m].tobytes() for t, m in zip(batch.tokens, real, strict=True) if m.any()
-        ]
-    segments = getattr(batch, 'segments', None)
-    numbers = batch.mask if segments is None else segments
-    return [
-        tokens[number == n].tobytes()
-        for tokens, number in zip(batch.tokens, numbers, strict=True)
-        for n in range(1, number.max() + 1)
-    ]
 
 
 @pytest.fixture(scope='module')
-def stream(tmp_path_factory) -> Callable[..., Stream]:
+def stream(tmp_path_factory) -> Callable[..., streams.Stream]:
     """Makes a stream of a kind."""
     tokenizer = vocabularies.characters(tmp_path_factory.mktemp('tokenizer'))
-
-    def make(kind: str, *, workers: int = 0, **options: Any) -> Stream:
-        counts, lengths = sources.Counts(), card.Lengths()
-        options |= {'batch_size': BATCH_SIZE}
-        told = {'counts': counts, 'lengths': lengths, 'workers': workers}
-        limit = {'max_length': MAX_LENGTH}
-        size, epochs = len(ROWS) // BATCH_SIZE, 1
-        if kind in ('sft', 'packed'):
-            records = [sources.Demonstration((q,), a, q) for q, a, _ in ROWS]
-            pack = kind == 'packed'
-            found = batches.sft(
-                records, tokenizer, pack=pack, **limit, **told, **options
-            )
-            if pack:
-                size, epochs = counts['packed'], BATCH_SIZE
-        elif kind == 'prompts':
-            found = batches.prompts(
-                [sources.Prompt((q,), q) for q, _, _ in ROWS],
-                tokenizer,
-                max_prompt_length=55,  # some are shortened
-                **told,
-                **options,
-            )
-        else:
-            records = [
-                sources.Comparison((q,), (a, b), better=i % 2, where=q)
-                for i, (q, a, b) in enumerate(ROWS)
-            ]
-            preferred = limit | {'preferred': 'better'}
-            if kind == 'pairs':
-                found = batches.pairs(
-                    records, tokenizer, **preferred, **told, **options
-                )
-            else:
-                found, buckets = batches.bucketed_pairs(
-                    examples.encode_pairs(records, tokenizer, **preferred, **told),
-                    pad=tokenizer.pad_token_id,
-                    buckets=3,
-                    **limit,
-                    **options,
-                )
-                size = len(buckets)
-        return Stream(found, size, epochs, counts, lengths)
-
-    return make
+    return functools.partial(streams.make, tokenizer=tokenizer)
 
 
 def same(one: Any, other: Any) -> None:
@@ -118,7 +31,7 @@ def joined(parts: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', streams.KINDS)
 def test_an_epoch_has_each_row_once_over_all_processes(stream, kind, processes):
     whole = stream(kind)
     shards = [stream(kind, shard=(i, processes)) for i in range(processes)]
@@ -127,9 +40,9 @@ def test_an_epoch_has_each_row_once_over_all_processes(stream, kind, processes):
         parts = [shard.batches[index] for shard in shards]
         same(joined(parts), whole.batches[index])
         for part in parts:
-            assert len(part.tokens) == BATCH_SIZE // processes
-            found.update(rows(part))
-    assert len(found) == len(ROWS)
+            assert len(part.tokens) == streams.BATCH_SIZE // processes
+            found.update(streams.rows(part))
+    assert len(found) == len(streams.ROWS)
     assert set(found.values()) == {whole.epochs}
 
 
@@ -147,7 +60,7 @@ def test_workers_change_nothing(stream, monkeypatch, kind, workers):
     same(there.lengths.all(), here.lengths.all())
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', streams.KINDS)
 def test_a_restart_at_any_step_goes_on_with_the_same_batches(stream, kind):
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     last = stream(kind).size + 3  # into another epoch
@@ -165,7 +78,7 @@ def test_a_restart_at_any_step_goes_on_with_the_same_batches(stream, kind):
             same(next(again), batch)
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', streams.KINDS)
 def test_each_epoch_and_seed_has_an_order_of_its_own(stream, kind):
     orders = []
     for seed in (1, 2):
