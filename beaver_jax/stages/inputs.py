@@ -319,6 +319,6 @@ def check_parts(name: str, rows: int, parts: int, mesh: Mesh) -> None:
         )
 
 
-def process_shard() -> tuple[int, int]:
-    """(this process, number of processes)."""
-    return jax.process_index(), jax.process_count()
+def process_shard(mesh: Mesh) -> tuple[int, int]:
+    """(this process's part of each batch, number of parts); see `batch_part`."""
+    return sharding.batch_part(mesh, jax.process_index())

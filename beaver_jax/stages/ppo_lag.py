@@ -257,7 +257,7 @@ def _feed(
     """Prompts, and as many supervised rows as samples where there are any."""
     shared = {
         'seed': config.seed,
-        'shard': inputs.process_shard(),
+        'shard': inputs.process_shard(mesh),
         'workers': config.data.workers,
     }
     datasets = {

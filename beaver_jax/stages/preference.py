@@ -52,10 +52,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         max_length=config.max_length,
         batch_size=config.batch_size,
         seed=config.seed,
-        shard=inputs.process_shard(),
+        shard=inputs.process_shard(mesh),
         workers=config.data.workers,
     )
-    pairs, buckets = _pairs(config, tokenizer, make, found)
+    pairs, buckets = _pairs(config, mesh, tokenizer, make, found)
     counts = found.counts
     feed = stage_lib.Feed(mesh, {'pairs': pairs})
 
@@ -165,6 +165,7 @@ def tokenized(
 
 def _pairs(
     config: ml_collections.ConfigDict,
+    mesh: Mesh,
     tokenizer: inputs.Tokenizer,
     make: Callable[..., Any],
     found: records.Found,
@@ -179,7 +180,7 @@ def _pairs(
         batch_size=config.batch_size,
         buckets=config.buckets,
         seed=config.seed,
-        shard=inputs.process_shard(),
+        shard=inputs.process_shard(mesh),
         counts=found.counts,
     )
 

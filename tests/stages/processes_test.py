@@ -30,12 +30,12 @@ from tests import streams
 def local(batch):
     return jax.tree.map(lambda x: x.addressable_data(0), batch)
 
-assert inputs.process_shard() == (int(index), 2)
 tokenizer = tokenizer_lib.load(directory)
 mesh = sharding.make_mesh()
+assert inputs.process_shard(mesh) == (int(index), 2)
 found = {}
 for kind in streams.KINDS:
-    stream = streams.make(kind, tokenizer, shard=inputs.process_shard())
+    stream = streams.make(kind, tokenizer, shard=inputs.process_shard(mesh))
     feed = stage.Feed(mesh, {kind: stream.batches})
     found[kind], steps = [], []
     for _ in range(stream.size + 1):
@@ -46,6 +46,11 @@ for kind in streams.KINDS:
         feed.seek(position)
         again = local(next(feed)[kind])
         jax.tree.map(np.testing.assert_array_equal, again, mine)
+# Of one matmul both processes need the same rows.
+mesh = sharding.make_mesh(data=1, tensor=2)
+stream = streams.make('sft', tokenizer, shard=inputs.process_shard(mesh))
+batch = next(stage.Feed(mesh, {'sft': stream.batches}))['sft']
+jax.tree.map(np.testing.assert_array_equal, local(batch), found['sft'][0])
 if index == '0':
     (pathlib.Path(directory) / 'found').write_bytes(pickle.dumps(found))
 """
