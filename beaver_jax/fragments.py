@@ -86,6 +86,9 @@ def data(
         # A pair whose safer response is labelled unsafe, the other safe: 'drop' it,
         # 'keep_ranking' without the labels, or 'error'.
         contradictions='drop',
+        # Processes that tokenize beside this one; their number changes no batch.
+        # docs/data.md says when they are worth their start.
+        workers=0,
     )
 
 

@@ -54,6 +54,7 @@ MEANINGS = (
         r'data\.contradictions',
         'a pair whose safer response alone is unsafe: drop, keep_ranking or error',
     ),
+    (r'data\.workers', 'processes that tokenize rows; 0: none beside this one'),
     # Models.
     (rf'{_MODEL}\.init', 'directory of a stage or a Hugging Face model'),
     (

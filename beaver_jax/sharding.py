@@ -160,6 +160,28 @@ def check_batch(mesh: Mesh, name: str, size: int) -> None:
         )
 
 
+def batch_part(mesh: Mesh, process: int) -> tuple[int, int]:
+    """Which part of a batch a process has the rows of, and how many parts there are.
+
+    Processes that differ along the tensor axis alone have the same rows.
+
+    Raises:
+      ValueError: Two processes share some of their rows only.
+    """
+    rows = mesh.devices.reshape(-1, mesh.shape['tensor'])
+    held: dict[int, set[int]] = {}
+    for row, devices in enumerate(rows):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(row)
+    parts = sorted({tuple(sorted(found)) for found in held.values()})
+    if sum(map(len, parts)) > len(rows):
+        raise ValueError(
+            f'config.mesh.tensor={mesh.shape["tensor"]}: processes share some of their '
+            'rows; use a divisor or a multiple of the devices of a process.'
+        )
+    return parts.index(tuple(sorted(held[process]))), len(parts)
+
+
 def put_batch(mesh: Mesh, batch: Any) -> Any:
     """Makes global arrays of this process's rows, spread over the batch axes."""
     sharding = batch_sharding(mesh)

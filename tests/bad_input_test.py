@@ -228,6 +228,7 @@ SUPERVISED = [
     ({'optimizer.warmup_ratio': 2}, 'config.optimizer.warmup_ratio=2.0; must be in'),
     ({'data.contradictions': 'keep'}, "config.data.contradictions='keep' is unknown"),
     ({'data.test_share': 1}, 'config.data.test_share=1.0; must be from 0 to below 1.'),
+    ({'data.workers': -1}, 'config.data.workers=-1; must not be negative.'),
 ]
 
 

@@ -1,6 +1,8 @@
 """Tests of meshes, rules and shardings, on eight fake devices."""
 
+import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +178,43 @@ def test_a_batch_below_the_mesh_is_told_the_least_size(size):
     mesh = sharding.make_mesh(2, 2, 2)
     with pytest.raises(ValueError, match=f'batch={size} is not .* use 4.$'):
         sharding.check_batch(mesh, 'batch', size)
+
+
+@pytest.mark.parametrize(
+    ('each', 'sizes', 'parts'),
+    [
+        (2, (4, 1, 2), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (2, (2, 2, 2), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (4, (2, 2, 2), [(0, 2), (1, 2)]),
+        # A matmul over two processes, which have the same rows; and over all.
+        (2, (1, 2, 4), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        (2, (1, 1, 8), [(0, 1)] * 4),
+        (8, (4, 2, 1), [(0, 1)]),
+    ],
+)
+def test_processes_have_parts_of_a_batch(each, sizes, parts):
+    mesh = _of_processes(each, sizes)
+    found = [sharding.batch_part(mesh, process) for process in range(8 // each)]
+    assert found == parts
+
+
+def test_processes_with_some_rows_in_common_are_refused():
+    mesh = _of_processes(2, (2, 1, 3))
+    with pytest.raises(
+        ValueError, match=r'config\.mesh\.tensor=3: processes share some'
+    ):
+        sharding.batch_part(mesh, 0)
+
+
+def _of_processes(each, sizes):
+    """What is asked of a mesh over processes with so many devices each."""
+    devices = [
+        types.SimpleNamespace(process_index=i // each) for i in range(math.prod(sizes))
+    ]
+    return types.SimpleNamespace(
+        devices=np.array(devices).reshape(sizes),
+        shape=dict(zip(sharding.AXES, sizes, strict=True)),
+    )
 
 
 def test_a_batch_is_spread_and_comes_back_whole():

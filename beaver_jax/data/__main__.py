@@ -64,12 +64,17 @@ def read(config: ml_collections.ConfigDict, folder: str) -> records.Found:
       ValueError: A setting, a file, a row or a tokenizer cannot be used.
     """
     stages.check_trains(config)
+    inputs.check_loop(config)
     records.prepare_world(config)
     tokenizer = tokenizer_of(config, folder)
     found = stages.ROWS[config.stage](config)
     if config.stage == 'sft':
         examples.encode_demonstrations(
-            found.train, tokenizer, max_length=config.max_length, **found.noted()
+            found.train,
+            tokenizer,
+            max_length=config.max_length,
+            workers=config.data.workers,
+            **found.noted(),
         )
     elif config.stage in preference.KINDS:
         preference.tokenized(config, tokenizer, found)
@@ -79,6 +84,7 @@ def read(config: ml_collections.ConfigDict, folder: str) -> records.Found:
             found.train,
             tokenizer,
             max_prompt_length=config.max_prompt_length,
+            workers=config.data.workers,
             **found.noted(),
         )
     return found

@@ -5,6 +5,7 @@ needs. Only what must be put together, such as a dialogue, is looked at here.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any, NamedTuple
 
 from beaver_jax.data import dialogues
@@ -249,6 +250,23 @@ def _preferred(row: rows.Row) -> Adapter:
     return chosen_rejected if any(name in row for name in _PROMPT) else hh_rlhf
 
 
+@dataclasses.dataclass(frozen=True)
+class OfSplit:
+    """An adapter of one split, where a column names the split of each row."""
+
+    adapter: Adapter
+    column: str
+    split: str
+
+    def __call__(self, row: rows.Row) -> records.AnyRecord | None:
+        """The adapter's record; a row without the column is of any split."""
+        found = row.get(self.column, self.split)
+        if found != self.split:
+            problem = f'field {self.column!r} is {rows.show(found)}: another split.'
+            raise rows.FieldError('other_split', problem)
+        return self.adapter(row)
+
+
 class Source(NamedTuple):
     """A data set by name."""
 
@@ -256,6 +274,8 @@ class Source(NamedTuple):
     hub: str = ''  # its name on the hub; without one it needs a path
     splits: tuple[str, ...] = ('train',)  # `name/split` names one; `name` the first
     folder: str = ''  # on the hub
+    # That says of each row of what split it is; then all files are of the first one.
+    column: str = ''
 
 
 _HH = 'PKU-Alignment/processed-hh-rlhf'
@@ -290,7 +310,13 @@ ADAPTERS: dict[str, Source] = {
         ('train_prefs', 'test_prefs'),
     ),
     'HelpSteer': Source(pku_saferlhf),
-    'HelpSteer2': Source(helpsteer2, 'nvidia/HelpSteer2', folder='preference'),
+    'HelpSteer2': Source(
+        helpsteer2,
+        'nvidia/HelpSteer2',
+        ('train', 'validation'),
+        folder='preference',
+        column='split',
+    ),
     'self-instruct': Source(seed_task),
     'messages': Source(messages),
     'demonstrations': Source(demonstration),

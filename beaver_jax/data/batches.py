@@ -40,6 +40,7 @@ def sft(
     pack: bool = False,
     counts: sources.Counts | None = None,
     lengths: card.Lengths | None = None,
+    workers: int = 0,
 ) -> grain.MapDataset[types.SftBatch]:
     """Batches of supervised conversations, right padded to `max_length`.
 
@@ -59,6 +60,7 @@ def sft(
         counts: gets `examples`, their `longest`, `cut_response` and `no_response_left`;
             where they are packed their `tokens` and the rows of an epoch, `packed`.
         lengths: get those of all records, before anything is cut.
+        workers: processes that tokenize; 0 for this one.
 
     Raises:
         DataError: no record fits.
@@ -68,7 +70,12 @@ def sft(
     if pack and once:
         raise ValueError('pack=True and once=True: what is read once is not packed.')
     examples = examples_lib.encode_demonstrations(
-        records, tokenizer, max_length=max_length, counts=counts, lengths=lengths
+        records,
+        tokenizer,
+        max_length=max_length,
+        counts=counts,
+        lengths=lengths,
+        workers=workers,
     )
     if pack:
         sizes = np.fromiter(map(len, examples), np.int64)
@@ -100,6 +107,7 @@ def pairs(
     once: bool = False,
     counts: sources.Counts | None = None,
     lengths: card.Lengths | None = None,
+    workers: int = 0,
 ) -> grain.MapDataset[types.PairBatch]:
     """Batches of pairs, the preferred sequence first, right padded to `max_length`.
 
@@ -118,6 +126,7 @@ def pairs(
             `valid`. Otherwise the stream has no end.
         counts: gets `examples`, their `longest`, `cut_response` and `identical_tokens`.
         lengths: get those of all records, before anything is cut.
+        workers: processes that tokenize; 0 for this one.
 
     Raises:
         DataError: no record fits.
@@ -132,6 +141,7 @@ def pairs(
         constraints=constraints,
         counts=counts,
         lengths=lengths,
+        workers=workers,
     )
     filler = dataclasses.replace(examples[0], valid=False)
     collate = functools.partial(
@@ -207,6 +217,7 @@ def prompts(
     once: bool = False,
     counts: sources.Counts | None = None,
     lengths: card.Lengths | None = None,
+    workers: int = 0,
 ) -> grain.MapDataset[types.PromptBatch]:
     """Batches of prompts, left padded to `max_prompt_length`.
 
@@ -223,6 +234,7 @@ def prompts(
             `row` -1. Otherwise the stream has no end.
         counts: gets `examples`, their `longest`, and `shortened_prompt`.
         lengths: get those of all records, before anything is cut.
+        workers: processes that tokenize; 0 for this one.
 
     Raises:
         DataError: there are no records.
@@ -235,6 +247,7 @@ def prompts(
         max_prompt_length=max_prompt_length,
         counts=counts,
         lengths=lengths,
+        workers=workers,
     )
     filler = dataclasses.replace(examples[0], row=-1)
     collate = functools.partial(

@@ -96,7 +96,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def encode_conversations(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[str]]
-) -> Iterator[list[list[int]]]:
+) -> list[list[list[int]]]:
     """Ids of each turn of conversations that go user, assistant, user, ...
 
     The EOS of an answer stands in its turn; see `tokenizer.encode_turns`.
@@ -108,12 +108,14 @@ def encode_conversations(
     users = iter(encoding.between(tokenizer, said))
     answers = [text for turns in conversations for text in turns[1::2]]
     assistants = iter(encode_answers(tokenizer, answers))
+    found = []
     for turns in conversations:
         pieces = [next(assistants if i % 2 else users) for i in range(len(turns))]
         for i in range(2, len(turns), 2):
             # Behind the EOS, at which an answer's turn ends.
             pieces[i] = pieces[i][pieces[i].index(tokenizer.eos_token_id) + 1 :]
-        yield pieces
+        found.append(pieces)
+    return found
 
 
 def encode_answers(

@@ -4,14 +4,19 @@ All take many texts: a fast tokenizer encodes a list in an eighth of the time th
 takes for one text after the other.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+import contextlib
+import functools
 import itertools
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from beaver_jax.data import workers as workers_lib
+
 _AT_ONCE = 1024
 Item = TypeVar('Item')
+Ids = TypeVar('Ids')
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -74,11 +79,27 @@ def special(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
 
 
-def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """So many texts as are encoded at once, so that memory does not grow with them."""
+def many(
+    encode: Callable[[PreTrainedTokenizerBase, Sequence[Item]], Sequence[Ids]],
+    tokenizer: PreTrainedTokenizerBase,
+    items: Iterable[Item],
+    workers: int,
+) -> Generator[Ids]:
+    """What `encode` makes of each item, in order; memory does not grow with them.
+
+    Args:
+        encode: a function of a module, that takes so many items as go at once.
+        tokenizer: from `tokenizer.load`.
+        items: texts, or tuples of them.
+        workers: processes that encode, which end with the iterator; 0 for this one. See
+            `workers.mapped` for errors.
+    """
     left = iter(items)
-    while chunk := list(itertools.islice(left, _AT_ONCE)):
-        yield chunk
+    chunks = iter(lambda: list(itertools.islice(left, _AT_ONCE)), [])
+    found = workers_lib.mapped(functools.partial(encode, tokenizer), chunks, workers)
+    with contextlib.closing(found):
+        for chunk in found:
+            yield from chunk
 
 
 def _between_apart(

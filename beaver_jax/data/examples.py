@@ -1,6 +1,10 @@
-"""Records as token ids: what a batch is made of, before padding."""
+"""Records as token ids: what a batch is made of, before padding.
+
+With `workers` above 0, so many processes tokenize; their number changes nothing else.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+import contextlib
 import dataclasses
 import itertools
 from typing import TypeVar
@@ -62,12 +66,15 @@ def encode_demonstrations(
     max_length: int,
     counts: sources.Counts | None = None,
     lengths: card.Lengths | None = None,
+    workers: int = 0,
 ) -> store.Stored[SftExample]:
     """Tokenizes conversations; the cut and the dropped are counted (`batches.sft`)."""
     counts = sources.Counts() if counts is None else counts
     lengths = card.Lengths() if lengths is None else lengths
     conversations = tokenizer_lib.encode_conversations(
-        tokenizer, ((*record.prompt, record.response) for record in records)
+        tokenizer,
+        ((*record.prompt, record.response) for record in records),
+        workers=workers,
     )
 
     def examples() -> Iterator[SftExample]:
@@ -82,7 +89,8 @@ def encode_demonstrations(
             counts['cut_response'] += len(tokens) > max_length
             yield SftExample(tokens[:max_length], loss_mask[:max_length])
 
-    return _stored(examples(), f'max_length={max_length}', counts)
+    with contextlib.closing(conversations):
+        return _stored(examples(), f'max_length={max_length}', counts)
 
 
 def encode_pairs(
@@ -94,6 +102,7 @@ def encode_pairs(
     constraints: Sequence[constraints_lib.Constraint] = (constraints_lib.HARM,),
     counts: sources.Counts | None = None,
     lengths: card.Lengths | None = None,
+    workers: int = 0,
 ) -> store.Stored[PairExample]:
     """Tokenizes pairs; the cut and the dropped are counted (`batches.pairs`)."""
     alone = tuple(constraints) == (constraints_lib.HARM,)
@@ -101,20 +110,17 @@ def encode_pairs(
     counts = sources.Counts() if counts is None else counts
     lengths = card.Lengths() if lengths is None else lengths
     # Each record is read once.
-    records, of_prompts, of_responses = itertools.tee(records, 3)
-    prompts = tokenizer_lib.encode_conversations(
-        tokenizer, (record.prompt for record in of_prompts)
-    )
-    responses = tokenizer_lib.encode_responses(
+    records, of_texts = itertools.tee(records)
+    answered = tokenizer_lib.encode_answered(
         tokenizer,
-        (response for record in of_responses for response in record.responses),
+        ((record.prompt, record.responses) for record in of_texts),
+        workers=workers,
     )
 
     def examples() -> Iterator[PairExample]:
-        for record, turns in zip(records, prompts, strict=True):
+        for record, (turns, said) in zip(records, answered, strict=True):
             first = _first(record, preferred)
             prompt = _join(turns)
-            said = [next(responses), next(responses)]
             lengths.add(len(prompt), *map(len, said))
             full = [prompt + said[first], prompt + said[1 - first]]
             one, other = (np.array(tokens[:max_length], np.int32) for tokens in full)
@@ -127,7 +133,8 @@ def encode_pairs(
             order = None if alone else np.array([o for o, _ in labels], np.int32)
             yield PairExample((one, other), signs, order=order)
 
-    return _stored(examples(), f'max_length={max_length}', counts)
+    with contextlib.closing(answered):
+        return _stored(examples(), f'max_length={max_length}', counts)
 
 
 def encode_prompts(
@@ -137,27 +144,26 @@ def encode_prompts(
     max_prompt_length: int,
     counts: sources.Counts | None = None,
     lengths: card.Lengths | None = None,
+    workers: int = 0,
 ) -> store.Stored[PromptExample]:
     """Tokenizes prompts; shortened ones are counted (`batches.prompts`)."""
     counts = sources.Counts() if counts is None else counts
     lengths = card.Lengths() if lengths is None else lengths
-    records, of_prompts = itertools.tee(records)
-    prompts = tokenizer_lib.encode_conversations(
-        tokenizer, (record.prompt for record in of_prompts)
+    prompts = tokenizer_lib.encode_prompts(
+        tokenizer,
+        (record.prompt for record in records),
+        max_length=max_prompt_length,
+        workers=workers,
     )
 
     def examples() -> Iterator[PromptExample]:
-        for row, (record, turns) in enumerate(zip(records, prompts, strict=True)):
-            tokens = _join(turns)
-            lengths.add(len(tokens))
-            if len(tokens) > max_prompt_length:
-                counts['shortened_prompt'] += 1
-                tokens = tokenizer_lib.encode_prompt(
-                    tokenizer, record.prompt, max_length=max_prompt_length
-                )
+        for row, (length, tokens) in enumerate(prompts):
+            lengths.add(length)
+            counts['shortened_prompt'] += length > max_prompt_length
             yield PromptExample(np.array(tokens, np.int32), row)
 
-    return _stored(examples(), f'max_prompt_length={max_prompt_length}', counts)
+    with contextlib.closing(prompts):
+        return _stored(examples(), f'max_prompt_length={max_prompt_length}', counts)
 
 
 def _first(record: sources.Comparison, preferred: sources.Need) -> int:

@@ -36,6 +36,7 @@ COUNTED = {
     'tie': 'ties, with neither response preferred',
     'unsafe_response': 'responses left out, labelled unsafe',
     'left_out': 'left out by an adapter',
+    'other_split': 'of another split',
     'identical_responses': 'pairs of one response',
     'no_preference': 'pairs without the preference that is needed',
     'bad_dialogue': 'dialogues that do not go user, assistant, and so on',
@@ -49,7 +50,7 @@ COUNTED = {
     'longest': 'tokens in the longest',
 }
 # Reasons to leave out a row with which nothing is wrong: never an error.
-LEFT_OUT = ('tie', 'unsafe_response', 'left_out')
+LEFT_OUT = ('tie', 'unsafe_response', 'left_out', 'other_split')
 
 
 class DataError(ValueError):

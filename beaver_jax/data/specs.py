@@ -257,7 +257,11 @@ def _source(name: str, own: Mapping[str, adapters.Adapter]) -> Spec | None:
         )
     # `name:1:FILE` reads what the file has; a directory or data set has its splits.
     split = split or source.splits[0]
-    return Spec(source.hub, source.adapter, name, Proportion(), split, source.folder)
+    adapter: adapters.Adapter = source.adapter
+    if source.column:
+        adapter = adapters.OfSplit(adapter, source.column, split)
+        split = source.splits[0]
+    return Spec(source.hub, adapter, name, Proportion(), split, source.folder)
 
 
 def _check_meant(path: str, entry: str, own: Mapping[str, Any]) -> None:

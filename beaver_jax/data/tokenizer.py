@@ -5,7 +5,7 @@ characters and never the EOS id. So nobody can close a turn from inside it. Ids 
 conversation are put together turn by turn, with BOS and EOS as ids.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 import contextlib
 import functools
 import io
@@ -171,14 +171,7 @@ def _length(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]) -> int:
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
-    """Ids of a response after its prompt, and EOS; see `encode_responses`."""
-    return next(encode_responses(tokenizer, [response]))
-
-
-def encode_responses(
-    tokenizer: PreTrainedTokenizerBase, responses: Iterable[str]
-) -> Iterator[list[int]]:
-    """Ids of each response after its prompt, and EOS.
+    """Ids of a response after its prompt, and EOS.
 
     They are the ids that stand behind the prompt's when prompt and response are encoded
     as one text. Where the tokenizer would merge the end of the template with the start
@@ -186,8 +179,8 @@ def encode_responses(
     put the space before it that it puts at the start of a text. Only the template's end
     is encoded along, so the cost does not depend on the prompt.
     """
-    for chunk in encoding.chunks(responses):
-        yield from _encode_answers(tokenizer, chunk)
+    (ids,) = _encode_answers(tokenizer, [response])
+    return ids
 
 
 def encode_turns(
@@ -198,18 +191,52 @@ def encode_turns(
     The concatenation is the conversation: BOS stands in the first turn, the template in
     the user's turns, EOS at the end of each of the assistant's.
     """
-    return next(encode_conversations(tokenizer, [turns]))
+    (pieces,) = _encode_conversations(tokenizer, [turns])
+    return pieces
 
 
 def encode_conversations(
-    tokenizer: PreTrainedTokenizerBase, conversations: Iterable[Sequence[str]]
-) -> Iterator[list[list[int]]]:
-    """`encode_turns` of each conversation, of many at once."""
-    encode = _encode_turns
-    if has_own_template(tokenizer):
-        encode = chat_template.encode_conversations
-    for chunk in encoding.chunks(conversations):
-        yield from encode(tokenizer, chunk)
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Iterable[Sequence[str]],
+    *,
+    workers: int = 0,
+) -> Generator[list[list[int]]]:
+    """`encode_turns` of each conversation, of many at once.
+
+    With `workers` above 0, so many processes encode; they end with the iterator.
+    """
+    return encoding.many(_encode_conversations, tokenizer, conversations, workers)
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[Sequence[str]],
+    *,
+    max_length: int,
+    workers: int = 0,
+) -> Generator[tuple[int, list[int]]]:
+    """`encode_prompt` of each prompt, after the number of ids that it has unshortened.
+
+    `workers` as in `encode_conversations`.
+    """
+    encode = functools.partial(_encode_prompts, max_length=max_length)
+    return encoding.many(encode, tokenizer, prompts, workers)
+
+
+def encode_answered(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[tuple[Sequence[str], Sequence[str]]],
+    *,
+    workers: int = 0,
+) -> Generator[tuple[list[list[int]], list[list[int]]]]:
+    """`encode_turns` of each prompt and `encode_response` of each response to it.
+
+    Args:
+        tokenizer: from `load`.
+        prompts: (turns, responses).
+        workers: as in `encode_conversations`.
+    """
+    return encoding.many(_encode_answered, tokenizer, prompts, workers)
 
 
 def gives_same_ids(
@@ -287,10 +314,11 @@ def train_sentencepiece(
     _write(model.getvalue(), pathlib.Path(directory))
 
 
-def _encode_turns(
+def _encode_conversations(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[str]]
-) -> Iterator[list[list[int]]]:
-    """`encode_conversations` in the original's template."""
+) -> list[list[list[int]]]:
+    if has_own_template(tokenizer):
+        return chat_template.encode_conversations(tokenizer, conversations)
     first = [template.format_user(turns[0], first=True) for turns in conversations]
     # A later turn stands behind an EOS id, not at the start of a text: no space first.
     later = [
@@ -303,9 +331,43 @@ def _encode_turns(
     assistants = iter(_encode_answers(tokenizer, answers))
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     starts = encoding.plain(tokenizer, first)
-    for turns, start in zip(conversations, starts, strict=True):
-        rest = (next(assistants if i % 2 else users) for i in range(1, len(turns)))
-        yield [bos + start, *rest]
+    return [
+        [
+            bos + start,
+            *(next(assistants if i % 2 else users) for i in range(1, len(turns))),
+        ]
+        for turns, start in zip(conversations, starts, strict=True)
+    ]
+
+
+def _encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[str]],
+    *,
+    max_length: int,
+) -> list[tuple[int, list[int]]]:
+    found = []
+    whole = _encode_conversations(tokenizer, prompts)
+    for turns, pieces in zip(prompts, whole, strict=True):
+        ids = [token for piece in pieces for token in piece]
+        length = len(ids)
+        if length > max_length:
+            ids = encode_prompt(tokenizer, turns, max_length=max_length)
+        found.append((length, ids))
+    return found
+
+
+def _encode_answered(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[Sequence[str], Sequence[str]]],
+) -> list[tuple[list[list[int]], list[list[int]]]]:
+    turns = _encode_conversations(tokenizer, [turns for turns, _ in prompts])
+    texts = [text for _, responses in prompts for text in responses]
+    answers = iter(_encode_answers(tokenizer, texts))
+    return [
+        (pieces, [next(answers) for _ in responses])
+        for pieces, (_, responses) in zip(turns, prompts, strict=True)
+    ]
 
 
 def _encode_answers(

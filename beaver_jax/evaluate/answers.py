@@ -101,8 +101,9 @@ class Scorer:
             tokenizer,
             max_prompt_length=config.max_prompt_length,
             batch_size=config.batch_size,
-            shard=inputs.process_shard(),
+            shard=inputs.process_shard(self._mesh),
             once=True,
+            workers=config.data.workers,
         )
         views_of = bridge.make(
             self._mesh,

@@ -85,11 +85,12 @@ def make(
       readers: Of `readers`.
       max_prompt_length: To which the policy's prompts were shortened.
     """
+    part = inputs.process_shard(mesh)
 
     def views(row, samples):
         if not readers:
             return {}, {}
-        texts, ended = _texts(tokenizer, prompts, max_prompt_length, row, samples)
+        texts, ended = _texts(tokenizer, prompts, max_prompt_length, row, samples, part)
         found: Views = {}
         cut: dict[str, jax.Array] = {}
         for reader in readers:
@@ -142,12 +143,13 @@ def _texts(
     max_prompt_length: int,
     row: jax.Array,
     samples: types.Samples,
+    part: tuple[int, int],
 ) -> tuple[list[tuple[str, ...]], list[bool]]:
-    """This process's samples as conversations, and whether each ended."""
+    """The samples of one of several parts as conversations, and whether each ended."""
     tokens, answered, truncated, rows = sharding.to_host(
         (samples.tokens, samples.response_mask, samples.truncated, row)
     )
-    index, count = inputs.process_shard()
+    index, count = part
     size = len(tokens) // count
     mine = slice(index * size, (index + 1) * size)
     rows = np.repeat(rows, len(tokens) // len(rows))[mine]

@@ -128,6 +128,8 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
     rows_lib.check_choice(
         'config.data.contradictions', data.contradictions, sources.Contradictions
     )
+    if data.workers < 0:
+        raise InputError(f'config.data.workers={data.workers}; must not be negative.')
     if not 0 <= data.test_share < 1:
         raise InputError(
             f'config.data.test_share={data.test_share}; must be from 0 to below 1.'
@@ -317,6 +319,6 @@ def check_parts(name: str, rows: int, parts: int, mesh: Mesh) -> None:
         )
 
 
-def process_shard() -> tuple[int, int]:
-    """(this process, number of processes)."""
-    return jax.process_index(), jax.process_count()
+def process_shard(mesh: Mesh) -> tuple[int, int]:
+    """(this process's part of each batch, number of parts); see `batch_part`."""
+    return sharding.batch_part(mesh, jax.process_index())

@@ -255,7 +255,11 @@ def _feed(
     supervised: Sequence[sources.Demonstration],
 ) -> stage_lib.Feed:
     """Prompts, and as many supervised rows as samples where there are any."""
-    shared = {'seed': config.seed, 'shard': inputs.process_shard()}
+    shared = {
+        'seed': config.seed,
+        'shard': inputs.process_shard(mesh),
+        'workers': config.data.workers,
+    }
     datasets = {
         'prompts': batches.prompts(
             prompts.train,

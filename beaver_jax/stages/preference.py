@@ -52,9 +52,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         max_length=config.max_length,
         batch_size=config.batch_size,
         seed=config.seed,
-        shard=inputs.process_shard(),
+        shard=inputs.process_shard(mesh),
+        workers=config.data.workers,
     )
-    pairs, buckets = _pairs(config, tokenizer, make, found)
+    pairs, buckets = _pairs(config, mesh, tokenizer, make, found)
     counts = found.counts
     feed = stage_lib.Feed(mesh, {'pairs': pairs})
 
@@ -157,12 +158,14 @@ def tokenized(
         preferred=need(config),
         constraints=constraints(config),
         max_length=config.max_length,
+        workers=config.data.workers,
         **found.noted(),
     )
 
 
 def _pairs(
     config: ml_collections.ConfigDict,
+    mesh: Mesh,
     tokenizer: inputs.Tokenizer,
     make: Callable[..., Any],
     found: records.Found,
@@ -177,7 +180,7 @@ def _pairs(
         batch_size=config.batch_size,
         buckets=config.buckets,
         seed=config.seed,
-        shard=inputs.process_shard(),
+        shard=inputs.process_shard(mesh),
         counts=found.counts,
     )
 

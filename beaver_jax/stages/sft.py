@@ -30,7 +30,8 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         max_length=config.max_length,
         batch_size=config.batch_size,
         seed=config.seed,
-        shard=inputs.process_shard(),
+        shard=inputs.process_shard(mesh),
+        workers=config.data.workers,
     )
     feed = stage_lib.Feed(
         mesh, {'sft': make(found.train, pack=config.pack, **found.noted())}

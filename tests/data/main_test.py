@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from beaver_jax.data import __main__ as command
+from beaver_jax.data import encoding
 from tests import micro
 
 
@@ -50,6 +51,17 @@ def test_rows_of_any_stage(chain, configs, few_rows, tmp_path, stage):
     assert not (tmp_path / 'run' / stage).exists()
 
 
+def test_workers_change_nothing(chain, configs, few_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, '_AT_ONCE', 20)
+    changes = {'run': tmp_path / 'run', **few_rows, 'model.init': chain / 'sft'}
+    written = []
+    for workers in (0, 2):
+        argv = micro.arguments(configs, 'reward', changes | {'data.workers': workers})
+        command.main([*argv, f'--out={tmp_path / str(workers)}'])
+        written.append((tmp_path / str(workers) / 'data_card.json').read_bytes())
+    assert written[0] == written[1]
+
+
 def test_a_run_stores_its_card(chain):
     found = card(chain / 'cost')
     assert found['train']['rows'] == found['counts']['kept']
@@ -63,3 +75,5 @@ def test_errors_are_one_line(chain, configs, tmp_path):
     argv = micro.arguments(configs, 'sft', {'run': tmp_path} | changes)
     line = micro.error(command.main, [*argv, '--config.data.sft=missing.jsonl'])
     assert "No file 'missing.jsonl'" in line
+    line = micro.error(command.main, [*argv, '--config.data.workers=-1'])
+    assert line == 'Error: config.data.workers=-1; must not be negative.'

@@ -1,5 +1,7 @@
 """What entries of config.data mean."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,16 @@ HUB = 'PKU-Alignment/PKU-SafeRLHF'
         (
             'PKU-SafeRLHF::rows.jsonl',
             specs.Spec('rows.jsonl', PKU, 'PKU-SafeRLHF', split='train'),
+        ),
+        (
+            'HelpSteer2/validation',
+            specs.Spec(
+                'nvidia/HelpSteer2',
+                adapters.OfSplit(adapters.helpsteer2, 'split', 'validation'),
+                'HelpSteer2/validation',
+                split='train',  # of the only file
+                folder='preference',
+            ),
         ),
         (
             'hh-rlhf-harmless-dialogue',
@@ -184,6 +196,32 @@ def test_an_entry_that_means_nothing(entry, message):
         parse(f'rows.jsonl,{entry}')
     assert message in str(info.value)
     assert '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'prompts', 'others'),
+    [('HelpSteer2', ['a', 'c', 'd'], 1), ('HelpSteer2/validation', ['b', 'd'], 2)],
+)
+def test_rows_that_name_their_split(tmp_path, name, prompts, others):
+    lines = [
+        {'prompt': prompt, 'response_1': 'x', 'response_2': 'y'}
+        | {'preference_strength': 1}
+        | ({'split': split} if split else {})
+        for prompt, split in zip(
+            'abcd', ['train', 'validation', 'train', ''], strict=True
+        )
+    ]
+    folder = tmp_path / 'clone' / 'preference'
+    folder.mkdir(parents=True)
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (folder / 'preference.jsonl').write_text(text)
+    for path in ('clone', 'clone/preference/preference.jsonl'):
+        counts = sources.Counts()
+        found = sources.comparisons(
+            parse(f'{name}:1:{path}'), need='better', on_bad_row='error', counts=counts
+        )
+        assert [pair.prompt for pair in found] == [(prompt,) for prompt in prompts]
+        assert counts == {'read': 4, 'kept': len(prompts), 'other_split': others}
 
 
 # ---- Proportions --------------------------------------------------------------------

@@ -19,6 +19,7 @@ def config(tmp_path):
         'betas': (0.9, float('inf')),
         'log': {'every': 1},
         'mesh': {'data': -1},
+        'data': {'workers': 0},
     }
     return ml_collections.ConfigDict(values)
 
@@ -48,6 +49,7 @@ def test_a_directory_is_claimed_and_its_config_written(config, tmp_path):
         'betas': [0.9, 'Infinity'],
         'log.every': 1,
         'mesh.data': -1,
+        'data.workers': 0,
     }
     assert [file.name for file in path.iterdir()] == ['config.json']
 
@@ -63,7 +65,7 @@ def test_the_same_config_goes_on_and_is_done_once_there_is_a_summary(config):
 
 def test_what_may_change_between_two_starts(config):
     finish(config)
-    config.log.every, config.mesh.data = 5, 2
+    config.log.every, config.mesh.data, config.data.workers = 5, 2, 3
     assert directories.claim(config)
     config.rate = 0.2
     with pytest.raises(inputs.InputError, match=r'\(rate: 0\.1 → 0\.2\)\. Choose'):
