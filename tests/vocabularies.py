@@ -11,6 +11,7 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 import transformers
 
+from beaver_jax.data import bpe
 from beaver_jax.data import tokenizer
 
 TEXTS = [
@@ -42,7 +43,7 @@ ALPHABET = 'BEGINOFCVRSATU :abcdefghijklmnopqrstuvwxyzW?.0123456789'
 def characters(directory: pathlib.Path) -> transformers.PreTrainedTokenizerBase:
     """A tokenizer of single characters, trained into a directory."""
     size = 4 + len(set(ALPHABET))
-    tokenizer.train_sentencepiece([ALPHABET], directory, vocab_size=size)
+    bpe.train([ALPHABET], directory, vocab_size=size)
     return tokenizer.load(directory)
 
 

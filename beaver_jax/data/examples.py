@@ -179,7 +179,7 @@ def _first(record: sources.Comparison, preferred: sources.Need) -> int:
 
 
 def _join(turns: Sequence[Sequence[int]]) -> list[int]:
-    return [token for turn in turns for token in turn]
+    return list(itertools.chain.from_iterable(turns))
 
 
 def _stored(

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from beaver_jax.data import bpe
 from beaver_jax.data import template
-from beaver_jax.data import tokenizer
 from beaver_jax.data import world_answers
 from beaver_jax.data import world_text
 from beaver_jax.data.world_text import Topic
@@ -232,9 +232,7 @@ def _write_files(directory: pathlib.Path, world: World, vocab_size: int) -> None
     for name, rows in files.items():
         lines = ''.join(json.dumps(row) + '\n' for row in rows)
         (directory / f'{name}.jsonl').write_text(lines)
-    tokenizer.train_sentencepiece(
-        _conversations(world), directory / 'tokenizer', vocab_size=vocab_size
-    )
+    bpe.train(_conversations(world), directory / 'tokenizer', vocab_size=vocab_size)
 
 
 def _conversations(world: World) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from beaver_jax.data import bpe
 from beaver_jax.data import reencode
 from beaver_jax.data import tokenizer as tokenizer_lib
 from tests import vocabularies
@@ -13,7 +14,7 @@ TURNS = ('How do I bake bread?', 'Mix the flour and the water.')
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory):
     directory = tmp_path_factory.mktemp('pieces')
-    tokenizer_lib.train_sentencepiece(vocabularies.TEXTS, directory, vocab_size=120)
+    bpe.train(vocabularies.TEXTS, directory, vocab_size=120)
     return tokenizer_lib.load(directory)
 
 

@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 
 from beaver_jax.data import batches
+from beaver_jax.data import bpe
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.steps import sft
@@ -82,7 +83,7 @@ def test_vocabulary_and_merges_will_do(tmp_path, loaded, kind):
 
 
 def test_a_sentencepiece_model_alone_will_do(tmp_path):
-    tokenizer_lib.train_sentencepiece(vocabularies.TEXTS, tmp_path, vocab_size=120)
+    bpe.train(vocabularies.TEXTS, tmp_path, vocab_size=120)
     whole = tokenizer_lib.load(tmp_path)
     (tmp_path / 'tokenizer.json').unlink()
     config = {'tokenizer_class': 'LlamaTokenizer', 'legacy': False}

@@ -10,6 +10,7 @@ import pytest
 import sentencepiece
 import tokenizers
 
+from beaver_jax.data import bpe
 from beaver_jax.data import template
 from beaver_jax.data import tokenizer as tokenizer_lib
 
@@ -23,7 +24,7 @@ TEXTS = [
 @pytest.fixture(scope='module')
 def tiny_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp('tiny')
-    tokenizer_lib.train_sentencepiece(TEXTS, directory, vocab_size=120)
+    bpe.train(TEXTS, directory, vocab_size=120)
     return directory
 
 
@@ -287,7 +288,7 @@ def test_trained_tokenizer_keeps_spaces_and_lines(tiny):
 
 
 def test_training_is_deterministic(tiny_directory, tmp_path):
-    tokenizer_lib.train_sentencepiece(iter(TEXTS), tmp_path, vocab_size=120)
+    bpe.train(iter(TEXTS), tmp_path, vocab_size=120)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ['tokenizer.json', 'tokenizer.model', 'tokenizer_config.json']
     for name in names:
@@ -296,20 +297,18 @@ def test_training_is_deterministic(tiny_directory, tmp_path):
 
 def test_long_texts_are_trained_on(tmp_path):
     # 10,000 bytes are more than sentencepiece's own limit of 4,192.
-    tokenizer_lib.train_sentencepiece(['ab ' * 3333 + 'z'], tmp_path, vocab_size=9)
+    bpe.train(['ab ' * 3333 + 'z'], tmp_path, vocab_size=9)
     tokenizer = tokenizer_lib.load(tmp_path)
     assert tokenizer.unk_token_id not in _plain(tokenizer, 'z')
 
 
 def test_no_texts_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r'does not suit these 0 texts: \w'):
-        tokenizer_lib.train_sentencepiece([], tmp_path / 'new', vocab_size=120)
+        bpe.train([], tmp_path / 'new', vocab_size=120)
 
 
 @pytest.mark.parametrize('vocab_size', [10, 5000])
 def test_an_impossible_vocabulary_size_is_an_error(tmp_path, vocab_size):
     with pytest.raises(ValueError, match=f'vocab_size={vocab_size} does not suit'):
-        tokenizer_lib.train_sentencepiece(
-            TEXTS, tmp_path / 'new', vocab_size=vocab_size
-        )
+        bpe.train(TEXTS, tmp_path / 'new', vocab_size=vocab_size)
     assert not (tmp_path / 'new').exists()

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from beaver_jax.data import bpe
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.data import world
 from beaver_jax.data import world_answers
@@ -337,7 +338,7 @@ def test_a_world_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(texts, directory, *, vocab_size):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(tokenizer_lib, 'train_sentencepiece', fail)
+    monkeypatch.setattr(bpe, 'train', fail)
     with pytest.raises(OSError, match='No space left'):
         world.write(tmp_path / 'world', 1, SMALL)
     assert not list(tmp_path.iterdir())

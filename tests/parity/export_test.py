@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from beaver_jax.data import bpe
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.stages import outputs
 from tests import tiny
@@ -17,7 +18,7 @@ TEXTS = ['How do I bake bread?', 'Mix flour, water and salt; wait; bake.'] * 50
 
 @pytest.mark.parametrize('dtype', outputs.DTYPES)
 def test_files_of_any_size_and_type_load(dtype, tmp_path):
-    tokenizer_lib.train_sentencepiece(TEXTS, tmp_path / 'tokenizer', vocab_size=61)
+    bpe.train(TEXTS, tmp_path / 'tokenizer', vocab_size=61)
     tokenizer = tokenizer_lib.load(tmp_path / 'tokenizer')
     model, params = tiny.causal_lm(vocab_size=len(tokenizer))
     form = outputs.Form(dtype, shard_bytes=3000, card='# A model\n')

@@ -18,6 +18,7 @@ from beaver_jax import stages
 from beaver_jax import train
 from beaver_jax import types
 from beaver_jax.data import batches
+from beaver_jax.data import bpe
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import hf
@@ -78,9 +79,7 @@ def directories(tmp_path_factory) -> dict[str, pathlib.Path]:
     neox = tokenizer_lib.load(
         vocabularies.byte_level(root / 'neox', 'gpt_neox', pad_token='<|endoftext|>')
     )
-    tokenizer_lib.train_sentencepiece(
-        vocabularies.TEXTS, root / 'pieces', vocab_size=120
-    )
+    bpe.train(vocabularies.TEXTS, root / 'pieces', vocab_size=120)
     return models(root, neox, tokenizer_lib.load(root / 'pieces'))
 
 
