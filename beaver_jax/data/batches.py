@@ -23,6 +23,7 @@ from beaver_jax.data import constraints as constraints_lib
 from beaver_jax.data import examples as examples_lib
 from beaver_jax.data import packing
 from beaver_jax.data import sources
+from beaver_jax.data import store
 
 Example = TypeVar('Example')
 Batch = TypeVar('Batch')
@@ -78,7 +79,7 @@ def sft(
         workers=workers,
     )
     if pack:
-        sizes = np.fromiter(map(len, examples), np.int64)
+        sizes = examples.sizes[:, 0]
         bins = packing.Packing(sizes, max_length, seed)
         if counts is not None:
             counts['tokens'], counts['packed'] = int(sizes.sum()), len(bins)
@@ -151,7 +152,7 @@ def pairs(
 
 
 def bucketed_pairs(
-    examples: Sequence[examples_lib.PairExample],
+    examples: store.Stored[examples_lib.PairExample],
     *,
     pad: int,
     max_length: int,
@@ -182,7 +183,7 @@ def bucketed_pairs(
         ValueError: the number of processes does not divide `batch_size`.
     """
     part = _part(batch_size, shard)
-    each = np.array([[len(x) for x in example.tokens] for example in examples])
+    each = examples.sizes
     if counts is not None:
         counts['tokens'] = int(each.sum())
     sizes = each.max(axis=1)
@@ -356,7 +357,7 @@ def _collate_packed(
     for row, examples in enumerate(rows):
         end = 0
         for number, example in enumerate(examples, start=1):
-            start, end = end, end + len(example)
+            start, end = end, end + len(example.tokens)
             tokens[row, start:end] = example.tokens
             # The first token is not predicted: it follows another segment.
             loss_mask[row, start + 1 : end] = example.loss_mask[1:]

@@ -3,7 +3,7 @@
 With `workers` above 0, so many processes tokenize; their number changes nothing else.
 """
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from beaver_jax.data import sources
 from beaver_jax.data import store
 from beaver_jax.data import tokenizer as tokenizer_lib
 
-Example = TypeVar('Example', bound=Sized)
+Example = TypeVar('Example')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,6 @@ class SftExample:
 
     tokens: np.ndarray  # [T] int32
     loss_mask: np.ndarray  # [T] bool, True in the assistant's turns, their EOS included
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +40,6 @@ class PairExample:
     # [K] int32: +1 the first is the safer one, -1 the other, 0 unknown; None: all +1
     order: np.ndarray | None = None
 
-    def __len__(self) -> int:
-        """Tokens of the longer sequence."""
-        return max(map(len, self.tokens))
-
 
 @dataclasses.dataclass(frozen=True)
 class PromptExample:
@@ -54,9 +47,6 @@ class PromptExample:
 
     tokens: np.ndarray  # [P] int32
     row: int  # its index among the records
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 def encode_demonstrations(
@@ -90,7 +80,7 @@ def encode_demonstrations(
             yield SftExample(tokens[:max_length], loss_mask[:max_length])
 
     with contextlib.closing(conversations):
-        return _stored(examples(), f'max_length={max_length}', counts)
+        return _stored(examples(), _length, f'max_length={max_length}', counts)
 
 
 def encode_pairs(
@@ -134,7 +124,7 @@ def encode_pairs(
             yield PairExample((one, other), signs, order=order)
 
     with contextlib.closing(answered):
-        return _stored(examples(), f'max_length={max_length}', counts)
+        return _stored(examples(), _lengths, f'max_length={max_length}', counts)
 
 
 def encode_prompts(
@@ -163,7 +153,8 @@ def encode_prompts(
             yield PromptExample(np.array(tokens, np.int32), row)
 
     with contextlib.closing(prompts):
-        return _stored(examples(), f'max_prompt_length={max_prompt_length}', counts)
+        limit = f'max_prompt_length={max_prompt_length}'
+        return _stored(examples(), _length, limit, counts)
 
 
 def _first(record: sources.Comparison, preferred: sources.Need) -> int:
@@ -178,22 +169,28 @@ def _first(record: sources.Comparison, preferred: sources.Need) -> int:
     return first
 
 
+def _length(example: SftExample | PromptExample) -> tuple[int]:
+    return (len(example.tokens),)
+
+
+def _lengths(example: PairExample) -> tuple[int, int]:
+    one, other = example.tokens
+    return len(one), len(other)
+
+
 def _join(turns: Sequence[Sequence[int]]) -> list[int]:
     return list(itertools.chain.from_iterable(turns))
 
 
 def _stored(
-    examples: Iterator[Example], limit: str, counts: sources.Counts
+    examples: Iterator[Example],
+    size: Callable[[Example], Sequence[int]],
+    limit: str,
+    counts: sources.Counts,
 ) -> store.Stored[Example]:
     """Examples where any can be read; `limit` is what may have left none."""
-    counts['longest'] = 0
-
-    def measured() -> Iterator[Example]:
-        for example in examples:
-            counts['longest'] = max(counts['longest'], len(example))
-            yield example
-
-    stored = store.collect(measured())
+    stored = store.collect(examples, size)
+    counts['longest'] = int(stored.sizes.max(initial=0))
     if not stored:
         found = ', '.join(
             f'{count} {rows.COUNTED[name]}' for name, count in counts.items() if count

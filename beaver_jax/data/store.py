@@ -5,7 +5,7 @@ ends. It lies in the directory for temporary files, `$TMPDIR`.
 """
 
 import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import operator
 import os
 import pickle
@@ -20,15 +20,19 @@ Item = TypeVar('Item')
 class Stored(Sequence[Item], Generic[Item]):
     """Items of a temporary file, in some order. Any thread may read it."""
 
-    def __init__(self, file: Any, bounds: np.ndarray, order: np.ndarray):
+    def __init__(
+        self, file: Any, bounds: np.ndarray, order: np.ndarray, sizes: np.ndarray
+    ):
         """See `collect`.
 
         Args:
             file: with the items one after the other.
             bounds: [N + 1] int64, where each begins, and the last one's end.
             order: which items these are, by index.
+            sizes: [N, any] int32, what is known of each without reading it.
         """
         self._file, self._bounds, self._order = file, bounds, order
+        self._sizes = sizes
 
     def __len__(self) -> int:
         return len(self._order)
@@ -60,16 +64,27 @@ class Stored(Sequence[Item], Generic[Item]):
     def take(self, indices: np.ndarray | Sequence[int]) -> 'Stored[Item]':
         """The items of these indices, in this order; some may come several times."""
         places = self._order[np.asarray(indices, np.int64)]
-        return Stored(self._file, self._bounds, places)
+        return Stored(self._file, self._bounds, places, self._sizes)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """[N, any] int32, what `collect` was told to keep of each item in memory."""
+        return self._sizes[self._order]
 
 
-def collect(items: Iterable[Item]) -> Stored[Item]:
+def collect(
+    items: Iterable[Item], size: Callable[[Item], Sequence[int]] = lambda item: ()
+) -> Stored[Item]:
     """Writes items one after the other to where any of them can be read again.
+
+    Args:
+        items: of any kind that can be pickled.
+        size: numbers of an item, as many for each, that are kept as `sizes`.
 
     Raises:
         OSError: there is no room for them.
     """
-    ends = array.array('q', [0])
+    ends, sizes = array.array('q', [0]), array.array('i')
     file = tempfile.TemporaryFile()  # noqa: SIM115, it stays open for what is returned
     for item in items:
         data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
@@ -78,11 +93,15 @@ def collect(items: Iterable[Item]) -> Stored[Item]:
         except OSError as error:
             raise _explained(error) from error
         ends.append(ends[-1] + len(data))
+        sizes.extend(size(item))
     try:
         file.flush()
     except OSError as error:
         raise _explained(error) from error
-    return Stored(file, np.array(ends), np.arange(len(ends) - 1))
+    count = len(ends) - 1
+    width = len(sizes) // count if count else 0
+    kept = np.array(sizes, np.int32).reshape(count, width)
+    return Stored(file, np.array(ends), np.arange(count), kept)
 
 
 def _explained(error: OSError) -> OSError:

@@ -9,6 +9,7 @@ import pytest
 
 from beaver_jax.data import batches
 from beaver_jax.data import sources
+from beaver_jax.data import store
 from beaver_jax.data import tokenizer as tokenizer_lib
 from tests import vocabularies
 
@@ -77,7 +78,7 @@ def test_the_first_token_of_a_segment_is_never_learnt(tokenizer, monkeypatch):
         examples = list(encode(*args, **options))
         for example in examples:
             example.loss_mask[:] = True
-        return examples
+        return store.collect(examples, lambda example: (len(example.tokens),))
 
     monkeypatch.setattr(batches.examples_lib, 'encode_demonstrations', all_learnt)
     batch = stream(tokenizer)[0]

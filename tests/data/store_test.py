@@ -34,6 +34,15 @@ def test_a_part_in_another_order_with_repeats():
     assert list(store.collect([])) == []
 
 
+def test_sizes_are_known_without_reading():
+    stored = store.collect(['a', 'bcd', 'ef'], lambda text: (len(text), ord(text[0])))
+    np.testing.assert_array_equal(stored.sizes, [[1, 97], [3, 98], [2, 101]])
+    taken = stored.take([2, 0, 2])
+    np.testing.assert_array_equal(taken.sizes, [[2, 101], [1, 97], [2, 101]])
+    assert store.collect(['a']).sizes.shape == (1, 0)
+    assert store.collect([], len).sizes.shape == (0, 0)
+
+
 def test_threads_may_read_it_at_once():
     stored = store.collect(range(2000))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
