@@ -131,7 +131,12 @@ def rows(run: pathlib.Path, directory: pathlib.Path, count: int = 96) -> dict[st
 
 
 def process(
-    module: str, argv: list[str], *, devices: int = 1, prefix: Sequence[str] = ()
+    module: str,
+    argv: list[str],
+    *,
+    devices: int = 1,
+    prefix: Sequence[str] = (),
+    flags: str = '',
 ) -> subprocess.Popen:
     """Starts `python -m module` as a user would, with some number of CPU devices.
 
@@ -140,10 +145,10 @@ def process(
       argv: Its arguments.
       devices: Fake ones.
       prefix: A command that runs the command.
+      flags: Of XLA, which count over those of tests.
     """
-    flags = (
-        f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
-    )
+    devices_flag = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ["XLA_FLAGS"]} {flags} {devices_flag}'
     return subprocess.Popen(
         [*prefix, sys.executable, '-m', module, *argv],
         cwd=ROOT,
