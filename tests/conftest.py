@@ -133,11 +133,11 @@ def few_rows(
 
 @pytest.fixture(scope='session')
 def one_device(
-    configs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+    chain: pathlib.Path, configs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[micro.Background]:
-    """The chain again, on one device."""
+    """The chain again, on one device, in a copy of its world."""
     run = tmp_path_factory.mktemp('one_device') / 'run'
-    background = micro.Background(configs, run)
+    background = micro.Background(configs, run, chain / 'world')
     yield background
     background.stop()
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -162,12 +163,13 @@ def process(
 class Background:
     """A chain up to PPO-Lagrangian, trained in a process of one device."""
 
-    def __init__(self, configs: pathlib.Path, run: pathlib.Path):
-        self._configs, self._run = configs, run
+    def __init__(self, configs: pathlib.Path, run: pathlib.Path, world: pathlib.Path):
+        self._configs, self._run, self._world = configs, run, world
         self._process = process('beaver_jax.train', self.command(run))
 
     def command(self, run: pathlib.Path) -> list[str]:
-        """The command line of the same chain in some run directory."""
+        """Puts the world into a new run directory; the chain's command line there."""
+        shutil.copytree(self._world, run / 'world')
         return arguments(self._configs, 'ppo_lag', {'run': run, **ONE_DEVICE})
 
     def wait(self) -> pathlib.Path:
