@@ -1,5 +1,6 @@
 """Settings of every test: eight fake CPU devices, no network, strict ranks."""
 
+import gc
 import os
 import tempfile
 
@@ -23,6 +24,8 @@ os.environ.setdefault(
 )
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+# Programs need not know which lines they come from: nobody looks at them in a profile.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
 
 from collections.abc import Iterator
 import logging
@@ -37,6 +40,8 @@ from beaver_jax import train
 from tests import micro
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Tracing makes many objects, all reachable: looking for garbage seldom saves time.
+gc.set_threshold(100_000, 20, 10)
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
@@ -128,11 +133,11 @@ def few_rows(
 
 @pytest.fixture(scope='session')
 def one_device(
-    configs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+    chain: pathlib.Path, configs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[micro.Background]:
-    """The chain again, on one device."""
+    """The chain again, on one device, in a copy of its world."""
     run = tmp_path_factory.mktemp('one_device') / 'run'
-    background = micro.Background(configs, run)
+    background = micro.Background(configs, run, chain / 'world')
     yield background
     background.stop()
 

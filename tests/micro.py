@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -131,7 +132,12 @@ def rows(run: pathlib.Path, directory: pathlib.Path, count: int = 96) -> dict[st
 
 
 def process(
-    module: str, argv: list[str], *, devices: int = 1, prefix: Sequence[str] = ()
+    module: str,
+    argv: list[str],
+    *,
+    devices: int = 1,
+    prefix: Sequence[str] = (),
+    flags: str = '',
 ) -> subprocess.Popen:
     """Starts `python -m module` as a user would, with some number of CPU devices.
 
@@ -140,10 +146,10 @@ def process(
       argv: Its arguments.
       devices: Fake ones.
       prefix: A command that runs the command.
+      flags: Of XLA, which count over those of tests.
     """
-    flags = (
-        f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
-    )
+    devices_flag = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ["XLA_FLAGS"]} {flags} {devices_flag}'
     return subprocess.Popen(
         [*prefix, sys.executable, '-m', module, *argv],
         cwd=ROOT,
@@ -157,12 +163,13 @@ def process(
 class Background:
     """A chain up to PPO-Lagrangian, trained in a process of one device."""
 
-    def __init__(self, configs: pathlib.Path, run: pathlib.Path):
-        self._configs, self._run = configs, run
+    def __init__(self, configs: pathlib.Path, run: pathlib.Path, world: pathlib.Path):
+        self._configs, self._run, self._world = configs, run, world
         self._process = process('beaver_jax.train', self.command(run))
 
     def command(self, run: pathlib.Path) -> list[str]:
-        """The command line of the same chain in some run directory."""
+        """Puts the world into a new run directory; the chain's command line there."""
+        shutil.copytree(self._world, run / 'world')
         return arguments(self._configs, 'ppo_lag', {'run': run, **ONE_DEVICE})
 
     def wait(self) -> pathlib.Path:

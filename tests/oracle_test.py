@@ -5,7 +5,7 @@ policy is then judged by enumeration, without sampling noise. `--oracle-seed N` 
 another world.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -83,17 +83,34 @@ def lookup(table: jax.Array, tokens: jax.Array, mask: jax.Array) -> jax.Array:
     return table[_place(tokens)]
 
 
-def make_algorithm(form: str, count: int) -> Algorithm:
-    """Puts the library's parts together for `count` constraints."""
-    names = NAMES[:count]
-    ascent, rate = FORMS[form]
+def _ascent(
+    form: Callable[..., optax.GradientTransformation], rate: float
+) -> optax.GradientTransformation:
     # λ warms up more slowly than the actor, which must follow it.
     rates = optax.warmup_cosine_decay_schedule(0.0, rate, 25, ITERATIONS)
+    return optax.chain(optax.scale_by_schedule(rates), form(max_value=5.0))
+
+
+def one_of(
+    transforms: Sequence[optax.GradientTransformation], which: jax.Array | int
+) -> optax.GradientTransformation:
+    """The transform of this number, which may be known only when the program runs."""
+
+    def update(updates, state, params=None):
+        branches = [transform.update for transform in transforms]
+        return jax.lax.switch(which, branches, updates, state, params)
+
+    return optax.GradientTransformation(transforms[0].init, update)
+
+
+def make_algorithm(form: jax.Array | int, count: int) -> Algorithm:
+    """Puts the library's parts together for `count` constraints and a form's number."""
+    names = NAMES[:count]
     networks = ppo_lag.Networks(ACTOR, CRITIC, dict.fromkeys(names, CRITIC))
     optimizers = ppo_lag.Optimizers(
         actor=_adam(2e-3, warmup_ratio=0.04),
         critic=_adam(2e-3, warmup_ratio=0.01),
-        multiplier=optax.chain(optax.scale_by_schedule(rates), ascent(max_value=5.0)),
+        multiplier=one_of([_ascent(*each) for each in FORMS.values()], form),
     )
     scorers = experience_lib.Scorers(
         reference=ACTOR,
@@ -174,22 +191,23 @@ def iterate(state, key, *, fixed: Mapping[str, Any], algorithm: Algorithm):
 
 
 @functools.cache
-def training(form: str, count: int) -> tuple[Algorithm, Callable]:
-    """The algorithm and its whole run, compiled once for all worlds."""
-    algorithm = make_algorithm(form, count)
+def training(count: int) -> Callable:
+    """The whole run, compiled once for all worlds and forms."""
 
     # Here it is the run that takes time.
     @functools.partial(jax.jit, compiler_options=compiling.AS_USERS_DO)
-    def train(state, keys, fixed):
+    def train(state, keys, fixed, form):
+        algorithm = make_algorithm(form, count)
         body = functools.partial(iterate, fixed=fixed, algorithm=algorithm)
         return jax.lax.scan(body, state, keys)[0]
 
-    return algorithm, train
+    return train
 
 
 def run(world: oracle.World, form: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Trains from the reference; returns the policy [X, Y] and λ [K]."""
-    algorithm, train = training(form, world.costs.shape[-1])
+    count, number = world.costs.shape[-1], list(FORMS).index(form)
+    algorithm = make_algorithm(number, count)
     init_key, train_key = jax.random.split(jax.random.key(seed))
     state = init_state(algorithm, world.reference, init_key)
     fixed = {
@@ -197,7 +215,8 @@ def run(world: oracle.World, form: str, seed: int) -> tuple[np.ndarray, np.ndarr
         'reward': make_table(world.reward[..., None]),
         'costs': {'table': make_table(world.costs)},
     }
-    state = train(state, jax.random.split(train_key, ITERATIONS), fixed)
+    keys = jax.random.split(train_key, ITERATIONS)
+    state = training(count)(state, keys, fixed, jnp.int32(number))
     policy = np.exp(oracle.log_policy(state.actor.params))
     found = [state.multiplier.params[name] for name in algorithm.thresholds]
     return policy, np.array(found, np.float64)

@@ -17,7 +17,10 @@ def trained(shared_data, tmp_path_factory):
     """The run of a whole chain from one command, the command, and what it printed."""
     directory = tmp_path_factory.mktemp('real')
     command = real.arguments(shared_data, directory)
-    printed = micro.finished(micro.process('beaver_jax.train', command))
+    # Its long pairs take more time to run than to compile well.
+    flags = '--xla_backend_optimization_level=1'
+    running = micro.process('beaver_jax.train', command, flags=flags)
+    printed = micro.finished(running)
     return directory / 'run', command, printed
 
 

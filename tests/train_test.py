@@ -76,9 +76,12 @@ def test_a_second_start_says_done_and_does_nothing(chain, configs, capsys):
     assert micro.snapshot(chain) == before
 
 
-def test_another_stage_of_the_run_uses_what_is_there(chain, configs, tmp_path, capsys):
+def test_another_stage_of_the_run_uses_what_is_there(
+    chain, configs, few_rows, tmp_path, capsys
+):
     run = tmp_path / 'run'
-    overrides = {'run': run, 'actor.init': chain / 'sft', 'iterations': 1}
+    overrides = {'run': run, **few_rows, 'data.world': 'true', 'iterations': 1}
+    overrides['actor.init'] = chain / 'sft'
     train.main(micro.arguments(configs, 'ppo', overrides))
     log = capsys.readouterr().err
     # Its reward model starts from the run's own SFT model, which is trained as well.

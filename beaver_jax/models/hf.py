@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any, TypeVar
@@ -162,6 +163,11 @@ def _lm_head(config: config_lib.TransformerConfig) -> list[str]:
 
 def abstract_params(model: Any) -> Params:
     """Shapes of a model's parameters, without making them."""
+    return jax.tree.map(lambda shape: shape, _abstract_params(model))
+
+
+@functools.cache  # a model is traced once; it is asked for whenever one is loaded
+def _abstract_params(model: Any) -> Params:
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     return jax.eval_shape(model.init, jax.random.key(0), tokens, mask)['params']

@@ -6,9 +6,7 @@ from typing import Any
 
 from beaver_jax import metrics
 from beaver_jax import terminal
-from beaver_jax.report import charts
 from beaver_jax.report import files
-from beaver_jax.report import page
 from beaver_jax.report import summary as summaries
 
 SUMMARY = 'report/summary.json'  # of a run; written last
@@ -27,6 +25,10 @@ def write(run: str | os.PathLike[str]) -> dict[str, Any]:
       FileNotFoundError: There is no such run.
       ValueError: It holds nothing to report, or a damaged file.
     """
+    # Matplotlib is slow to import, and most commands that may report never do.
+    from beaver_jax.report import charts
+    from beaver_jax.report import page
+
     read = files.load(pathlib.Path(run))
     summary = metrics.jsonable(summaries.summarize(read))
     drawn = charts.draw(read)

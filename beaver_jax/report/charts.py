@@ -45,7 +45,10 @@ def draw(run: files.Run) -> list[Chart]:
             for key, name in summary.costs(run.results).items()
             for chart in _scatter(run, key, name)
         )
-        return [*_curves(run), *_distributions(run), *scatters]
+        charts = [*_curves(run), *_distributions(run), *scatters]
+        for chart in charts:
+            _arrange(chart.figure)
+        return charts
 
 
 def save(chart: Chart, directory: pathlib.Path) -> pathlib.Path:
@@ -196,6 +199,12 @@ def _axes(title: str, x: str, y: str = '') -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
     return figure, axes
+
+
+def _arrange(figure: Figure) -> None:
+    """Lays out a figure once for all files; each would do it again, and draw twice."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
 
 
 def _line(
