@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from beaver_jax.data import workers as workers_lib
 
-_AT_ONCE = 1024
+_AT_ONCE = 256
 Item = TypeVar('Item')
 Ids = TypeVar('Ids')
 

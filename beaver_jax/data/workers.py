@@ -6,7 +6,7 @@ and would stay where a run is killed: these end when their connection does.
 """
 
 import collections
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 import contextlib
 import itertools
@@ -38,7 +38,7 @@ def mapped(
         function: of a module, or a partial of one; pickled, as are items and results.
         items: read in this process, as results are asked for.
         count: of processes, or fewer where there are fewer items; with 0, and for a
-            single item, this process does it.
+            single item, a thread of this process does it.
 
     Raises:
         ChildProcessError: a process was ended from outside.
@@ -51,7 +51,9 @@ def mapped(
     first = list(itertools.islice(items, max(count, 2)))
     items = itertools.chain(first, items)
     if count == 0 or len(first) < 2:
-        yield from map(function, items)
+        # Tokenizers let go of the interpreter: meanwhile results are put to use.
+        with futures.ThreadPoolExecutor(1) as thread:
+            yield from _in_order(thread, function, items, _IN_FLIGHT)
         return
     pickled = pickle.dumps(function)
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -74,13 +76,23 @@ def mapped(
             idle.put(process)
             stack.callback(process.kill)
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
-        waiting: collections.deque[futures.Future[Result]] = collections.deque()
-        for item in items:
-            waiting.append(threads.submit(call, item))
-            if len(waiting) >= _IN_FLIGHT * len(processes):
-                yield waiting.popleft().result()
-        while waiting:
+        yield from _in_order(threads, call, items, _IN_FLIGHT * len(processes))
+
+
+def _in_order(
+    threads: futures.Executor,
+    call: Callable[[Item], Result],
+    items: Iterable[Item],
+    most: int,
+) -> Iterator[Result]:
+    """The result for each item, in order, so many of them in flight at most."""
+    waiting: collections.deque[futures.Future[Result]] = collections.deque()
+    for item in items:
+        waiting.append(threads.submit(call, item))
+        if len(waiting) >= most:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 class _Process:
