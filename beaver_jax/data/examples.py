@@ -69,13 +69,16 @@ def encode_demonstrations(
 
     def examples() -> Iterator[SftExample]:
         for turns in conversations:
-            tokens = np.array(_join(turns), np.int32)
-            lengths.add(len(tokens) - len(turns[-1]), len(turns[-1]))
-            answers = [i % 2 == 1 for i in range(len(turns))]
-            loss_mask = np.repeat(answers, [len(turn) for turn in turns])
-            if not loss_mask[:max_length].any():
+            ends = list(itertools.accumulate(map(len, turns)))
+            lengths.add(ends[-2], len(turns[-1]))
+            if len(turns[0]) >= max_length:
                 counts['no_response_left'] += 1
                 continue
+            tokens = np.empty(ends[-1], np.int32)
+            loss_mask = np.empty(ends[-1], bool)
+            for i, (turn, end) in enumerate(zip(turns, ends, strict=True)):
+                tokens[end - len(turn) : end] = turn
+                loss_mask[end - len(turn) : end] = i % 2 == 1
             counts['cut_response'] += len(tokens) > max_length
             yield SftExample(tokens[:max_length], loss_mask[:max_length])
 

@@ -6,6 +6,8 @@ ends. It lies in the directory for temporary files, `$TMPDIR`.
 
 import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import copyreg
+import io
 import operator
 import os
 import pickle
@@ -15,6 +17,7 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 
 Item = TypeVar('Item')
+_BUFFER = 1 << 20  # bytes that are written at once
 
 
 class Stored(Sequence[Item], Generic[Item]):
@@ -85,9 +88,10 @@ def collect(
         OSError: there is no room for them.
     """
     ends, sizes = array.array('q', [0]), array.array('i')
-    file = tempfile.TemporaryFile()  # noqa: SIM115, it stays open for what is returned
+    # It stays open for what is returned.
+    file = tempfile.TemporaryFile(buffering=_BUFFER)  # noqa: SIM115
     for item in items:
-        data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        data = _dumps(item)
         try:
             file.write(data)
         except OSError as error:
@@ -102,6 +106,24 @@ def collect(
     width = len(sizes) // count if count else 0
     kept = np.array(sizes, np.int32).reshape(count, width)
     return Stored(file, np.array(ends), np.arange(count), kept)
+
+
+def _array(data: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays as their bytes: NumPy's own way takes ten times as long."""
+
+    dispatch_table = copyreg.dispatch_table | {
+        np.ndarray: lambda x: (_array, (x.tobytes(), x.dtype.str, x.shape))
+    }
+
+
+def _dumps(item: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(item)
+    return buffer.getvalue()
 
 
 def _explained(error: OSError) -> OSError:

@@ -1,6 +1,7 @@
 """Packed supervised batches: what is in them, their order, shards and position."""
 
 import collections
+import dataclasses
 
 import grain
 import jax
@@ -75,9 +76,10 @@ def test_the_first_token_of_a_segment_is_never_learnt(tokenizer, monkeypatch):
     encode = batches.examples_lib.encode_demonstrations
 
     def all_learnt(*args, **options):
-        examples = list(encode(*args, **options))
-        for example in examples:
-            example.loss_mask[:] = True
+        examples = [
+            dataclasses.replace(example, loss_mask=np.ones_like(example.loss_mask))
+            for example in encode(*args, **options)
+        ]
         return store.collect(examples, lambda example: (len(example.tokens),))
 
     monkeypatch.setattr(batches.examples_lib, 'encode_demonstrations', all_learnt)
