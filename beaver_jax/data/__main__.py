@@ -46,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         out.mkdir(parents=True, exist_ok=True)
         card = found.card()
         metrics_lib.write_json(out / directories.CARD, card)
-        limit = limit_of(config)
-        for name, lengths in found.lengths.all().items():
-            histogram(out / f'{name}_lengths.png', name, lengths, limit)
+        for name, lengths in (every := found.lengths.all()).items():
+            # The limit is that of the last one: of the prompt and its response.
+            limit = limit_of(config) if name == list(every)[-1] else None
+            path = out / f'{name.replace(" ", "_")}_lengths.png'
+            histogram(path, name, lengths, limit)
         show(config.stage, card)
-        print(f'{out}/{directories.CARD}')
+        print(f'{out}: {directories.CARD} and histograms')
 
 
 def read(config: ml_collections.ConfigDict, folder: str) -> records.Found:
@@ -122,14 +124,14 @@ def show(stage: str, card: Mapping[str, Any]) -> None:
     sides = card['train'], card['test']
     terminal.table(
         f'{stage}: what is in them',
-        ('', 'to train on', 'held out'),
+        ('', 'not held out', 'held out'),
         [
             *(
                 (told, *(side[key] for side in sides))
                 for told, key in (
                     ('rows', 'rows'),
                     ('different prompts', 'prompts'),
-                    ('rows that were there before', 'duplicates'),
+                    ('duplicates of others', 'duplicates'),
                 )
             ),
             ('prompts on both sides', *[card['shared_prompts']] * 2),
@@ -169,17 +171,21 @@ def _counted(
     return [(f'{name}: {value}', cell(0, value), cell(1, value)) for value in values]
 
 
-def histogram(path: pathlib.Path, name: str, lengths: np.ndarray, limit: int) -> None:
-    """Draws how long prompts or responses are, and the limit."""
+def histogram(
+    path: pathlib.Path, name: str, lengths: np.ndarray, limit: int | None
+) -> None:
+    """Draws how long prompts or responses are, and the limit where there is one."""
     with mpl.rc_context(style.MATPLOTLIB):
         figure = Figure(layout='constrained')
         axes = figure.subplots()
-        bins = np.linspace(0, max(lengths.max(), limit) + 1, BINS + 1)
+        bins = np.linspace(0, max(lengths.max(), limit or 0) + 1, BINS + 1)
         axes.hist(lengths, bins=bins.tolist(), color=style.LOOKS['ppo_lag'][0])
-        axes.axvline(limit, color=style.LOOKS['cost'][0], linestyle='--')
+        axes.set_xlabel('tokens')
+        if limit is not None:
+            axes.axvline(limit, color=style.LOOKS['cost'][0], linestyle='--')
+            axes.set_xlabel(f'tokens (dashed: the limit, {limit:,})')
         axes.set_title(f'Tokens of a {name}')
-        axes.set_xlabel(f'tokens (dashed: the limit, {limit:,})')
-        axes.set_ylabel(f'{name}s')
+        axes.set_ylabel('number')
         figure.savefig(path, facecolor='white', metadata={'Software': None})
 
 

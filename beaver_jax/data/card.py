@@ -30,8 +30,12 @@ class Lengths:
         self._tokens['response'].extend(responses)
 
     def all(self) -> dict[str, np.ndarray]:
-        """The lengths of prompts, and of responses where there are any."""
-        return {name: np.array(found) for name, found in self._tokens.items() if found}
+        """The lengths of prompts; where there are responses, theirs and of both."""
+        prompts, responses = map(np.array, self._tokens.values())
+        if not len(responses):
+            return {'prompt': prompts}
+        both = np.repeat(prompts, len(responses) // len(prompts)) + responses
+        return {'prompt': prompts, 'response': responses, 'prompt and response': both}
 
 
 def describe(

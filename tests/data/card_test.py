@@ -67,6 +67,15 @@ def test_pairs_their_labels_and_their_duplicates():
             'max': 8,
             'mean': 17 / 6,
         },
+        'prompt and response': {
+            'min': 6,
+            'p10': 6,
+            'median': 6,
+            'p90': 11,
+            'p99': 11,
+            'max': 17,
+            'mean': 53 / 6,
+        },
     }
 
 

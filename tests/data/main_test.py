@@ -28,8 +28,8 @@ def test_a_card_and_histograms_before_anything_is_trained(configs, tmp_path, cap
     printed = capsys.readouterr().out
     assert 'rows read' in printed
     assert 'response: unsafe' in printed
-    assert f'{out}/data_card.json' in printed
-    for name in ('prompt', 'response'):
+    assert f'{out}: data_card.json and histograms' in printed
+    for name in ('prompt', 'response', 'prompt_and_response'):
         pixels = matplotlib.image.imread(out / f'{name}_lengths.png')
         assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
 
