@@ -116,11 +116,13 @@ def show(stage: str, card: Mapping[str, Any]) -> None:
         f'{stage}: rows',
         ('', 'rows'),
         [
-            (rows.COUNTED[name], card['counts'][name])
-            for name in rows.COUNTED
+            (told, card['counts'][name])
+            for name, told in rows.COUNTED.items()
             if name in card['counts'] and name != 'longest'
         ],
     )
+    for name, problem in card['problems'].items():
+        print(f'{rows.COUNTED[name]}, the first: {problem}')
     sides = card['train'], card['test']
     terminal.table(
         f'{stage}: what is in them',

@@ -5,7 +5,7 @@ Each row is looked at once; of it stay its lengths, and a hash to tell it from o
 
 import array
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def describe(
     train: Iterable[records.AnyRecord],
     test: Iterable[records.AnyRecord],
     *,
-    counts: Mapping[str, int],
+    counts: sources.Counts,
     lengths: Lengths,
 ) -> dict[str, Any]:
     """The card of the rows of one use.
@@ -50,11 +50,12 @@ def describe(
     Args:
         train: what is learnt from.
         test: what is held out.
-        counts: what became of the rows, by the keys of `rows.COUNTED`.
+        counts: what became of the rows.
         lengths: of those to learn from.
 
     Returns:
-        JSON-like: `counts`; `tokens`, quantiles by QUANTILES' names; `train` and
+        JSON-like: `counts`; `problems`, the first of each kind, with file and line, by
+        the keys of `counts`; `tokens`, quantiles by QUANTILES' names; `train` and
         `test`, each with `rows`, distinct `prompts`, `duplicates` (rows that were there
         before), `turns` of the prompts (rows by their number) and `labels` (responses
         or pairs by what is said of them); and `shared_prompts`, on both sides.
@@ -62,6 +63,7 @@ def describe(
     here, there = _Census(train), _Census(test)
     return {
         'counts': {name: count for name, count in counts.items() if count},
+        'problems': counts.problems,
         'tokens': {name: _quantiles(found) for name, found in lengths.all().items()},
         'train': here.summary(),
         'test': there.summary(),

@@ -11,7 +11,15 @@ import json
 import os
 from typing import Any, Literal, NamedTuple, get_args
 
-Counts = collections.Counter[str]
+
+class Counts(collections.Counter[str]):
+    """What became of rows, by the keys of COUNTED; and the first problem of each."""
+
+    def __init__(self, *args: Any, **counts: int):
+        super().__init__(*args, **counts)
+        self.problems: dict[str, str] = {}
+
+
 OnBadRow = Literal['drop', 'error']
 Path = str | os.PathLike[str]
 Row = Mapping[str, Any]

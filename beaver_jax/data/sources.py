@@ -251,6 +251,7 @@ def _some(
     first: list[str] = []
 
     def note(error: rows.BadRowError) -> None:
+        counts.problems.setdefault(error.reason, error.problem)
         if not first:
             first.append(f' The first: {error.problem}')
 

@@ -1,6 +1,5 @@
 """The stages of reward and cost models: one builder, the kind decides."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
@@ -206,7 +205,7 @@ def _shapes(lengths: Sequence[int], batch: Any) -> list[Any]:
 
 def _log_counts(
     config: ml_collections.ConfigDict,
-    counts: Counter,
+    counts: sources.Counts,
     buckets: buckets_lib.Buckets | None,
 ) -> dict[str, int]:
     """Says what became of the rows, and how much of what is computed is padding."""

@@ -1,6 +1,5 @@
 """The records of a stage: their sources, what is held out, what is lost."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
@@ -95,7 +94,7 @@ class Found:
 
     train: store.Stored[Any]
     test: store.Stored[Any]
-    counts: Counter = dataclasses.field(default_factory=Counter)
+    counts: sources.Counts = dataclasses.field(default_factory=sources.Counts)
     lengths: card.Lengths = dataclasses.field(default_factory=card.Lengths)
 
     def noted(self) -> dict[str, Any]:
@@ -120,7 +119,7 @@ def train_and_test(
       name: The use of the rows, such as 'sft'.
     """
     read = functools.partial(read, seed=config.seed)
-    counts: Counter = Counter()
+    counts = sources.Counts()
     records = read(specs(config, name), counts=counts)
     if config.data[f'{name}_test']:
         return Found(records, read(specs(config, f'{name}_test')), counts)
@@ -160,7 +159,7 @@ def _held_out(
 
 def log_counts(
     config: ml_collections.ConfigDict,
-    counts: Counter,
+    counts: sources.Counts,
     batch: str,
     length: str,
     *,

@@ -26,13 +26,16 @@ def lengths(*rows):
 def test_pairs_their_labels_and_their_duplicates():
     swapped = dataclasses.replace(PAIR, responses=('c', 'b'), better=0, safer=None)
     other = sources.Comparison(('a', 'b', 'c'), ('d', 'e'), better=0)
+    counts = sources.Counts({'read': 9, 'kept': 4, 'tie': 0})
+    counts.problems['bad_field'] = 'rows.jsonl:3: no prompt.'
     found = card.describe(
         [PAIR, swapped, other],
         [dataclasses.replace(PAIR, prompt=('z',))],
-        counts={'read': 9, 'kept': 4, 'tie': 0},
+        counts=counts,
         lengths=lengths((4, 2, 3), (5, 1, 1), (9, 8, 2)),
     )
     assert found['counts'] == {'read': 9, 'kept': 4}
+    assert found['problems'] == {'bad_field': 'rows.jsonl:3: no prompt.'}
     assert found['train'] == {
         'rows': 3,
         'prompts': 2,
@@ -82,7 +85,7 @@ def test_pairs_their_labels_and_their_duplicates():
 def test_prompts_that_are_on_both_sides_are_counted():
     train = [sources.Demonstration((text,), 'r') for text in 'aabc']
     test = [sources.Demonstration((text,), 's') for text in 'bcd']
-    found = card.describe(train, test, counts={}, lengths=lengths((1, 1)))
+    found = card.describe(train, test, counts=sources.Counts(), lengths=lengths((1, 1)))
     assert found['shared_prompts'] == 2
     assert (found['train']['prompts'], found['train']['duplicates']) == (3, 1)
     assert found['train']['labels'] == {}
@@ -90,14 +93,15 @@ def test_prompts_that_are_on_both_sides_are_counted():
 
 def test_what_nobody_labelled_is_not_shown():
     pair = sources.Comparison(('a',), ('b', 'c'), better=0)
-    labels = card.describe([pair], [], counts={}, lengths=lengths((1, 1, 1)))['train'][
-        'labels'
-    ]
+    found = card.describe(
+        [pair], [], counts=sources.Counts(), lengths=lengths((1, 1, 1))
+    )
+    labels = found['train']['labels']
     assert list(labels) == ['better response']
 
 
 def test_prompts_have_no_responses():
     found = card.describe(
-        [sources.Prompt(('a',))], [], counts={}, lengths=lengths((7,))
+        [sources.Prompt(('a',))], [], counts=sources.Counts(), lengths=lengths((7,))
     )
     assert list(found['tokens']) == ['prompt']

@@ -8,6 +8,7 @@ import pytest
 
 from beaver_jax.data import __main__ as command
 from beaver_jax.data import encoding
+from beaver_jax.data import rows as rows_lib
 from tests import micro
 
 
@@ -60,6 +61,25 @@ def test_workers_change_nothing(chain, configs, few_rows, tmp_path, monkeypatch)
         command.main([*argv, f'--out={tmp_path / str(workers)}'])
         written.append((tmp_path / str(workers) / 'data_card.json').read_bytes())
     assert written[0] == written[1]
+
+
+def test_rows_that_are_dropped_can_be_found(chain, configs, tmp_path, capsys):
+    rows = [{'prompt': 'a', 'response': 'b'}] * 20 + ['[]', {'prompt': 'c'}]
+    file = micro.write_rows(tmp_path / 'rows.jsonl', rows)
+    changes = {
+        'run': tmp_path,
+        'data.world': False,
+        'data.sft': file,
+        'data.test_share': 0.0,
+        'model.tokenizer': chain / 'sft' / 'model',
+    }
+    command.main(micro.arguments(configs, 'sft', changes))
+    problems = card(tmp_path / 'sft' / 'data')['problems']
+    assert problems['not_an_object'].startswith(f'{file}:21: ')
+    assert problems['bad_field'].startswith(f'{file}:22: ')
+    printed = capsys.readouterr().out
+    for reason, problem in problems.items():
+        assert f'{rows_lib.COUNTED[reason]}, the first: {problem}' in printed
 
 
 def test_a_run_stores_its_card(chain):

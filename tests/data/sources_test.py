@@ -409,6 +409,17 @@ def test_each_source_must_give_something(tmp_path):
         sources.demonstrations([good, bad])
 
 
+def test_the_first_row_of_each_problem_is_kept(tmp_path):
+    rows = [{'prompt': 'a'}, '{', '[]', {'prompt': 3}, '}', {'prompt': ''}]
+    file = micro.write_rows(tmp_path / 'rows.jsonl', rows)
+    counts = sources.Counts()
+    sources.prompts(file, counts=counts)
+    lines = {'not_json': 2, 'not_an_object': 3, 'bad_field': 4, 'empty_text': 6}
+    assert set(counts.problems) == set(lines)
+    for reason, line in lines.items():
+        assert counts.problems[reason].startswith(f'{file}:{line}: ')
+
+
 def test_of_a_pair_no_unsafe_response_is_learnt(tmp_path):
     row = {
         'prompt': 'a',
