@@ -59,6 +59,45 @@ def test_attention_agrees_with_jax_in_values_and_gradients():
         np.testing.assert_allclose(a, b, atol=5e-6)
 
 
+def causal(length):
+    """Who sees whom: a row of real tokens, one padded on both sides."""
+    places = jnp.arange(length)
+    real = jnp.stack([places >= 0, (places >= 5) & (places < length - 7)])
+    return attention.attention_mask(real, 0, length)
+
+
+@pytest.mark.parametrize('length', [attention.SHORT, 70])  # 70 in blocks of 18
+def test_blocks_of_queries_change_neither_values_nor_gradients(monkeypatch, length):
+    q, k, v = random(0, 2, 4, length, 8), *(random(i, 2, 2, length, 8) for i in (1, 2))
+    mask, bias = causal(length), random(3, 2, 4, 1, length)
+
+    def loss(q, k, v, bias):
+        out = attention.attend(q, k, v, mask, softcap=9.0, bias=bias)
+        return jnp.sum(jnp.sin(out))
+
+    def found():
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))(q, k, v, bias)
+
+    blocks = found()
+    monkeypatch.setattr(attention, 'SHORT', length + 1)
+    whole = found()
+    np.testing.assert_allclose(blocks[0], whole[0], rtol=1e-5)
+    for a, b in zip(blocks[1], whole[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def test_blocks_of_queries_leave_out_what_they_do_not_see():
+    # Of four blocks the first meets a quarter of the keys, the last all of them:
+    # (1 + 2 + 3 + 4) / 16 = 5/8 of all products, 4·B·N·T·S·A of them. Less than a
+    # tenth more is for the softmax of so wide heads.
+    length, width = 128, 512
+    x = jnp.zeros((1, 1, length, width))
+    mask = jnp.tril(everything(1, length, length))
+    program = jax.jit(attention.attend).lower(x, x, x, mask).compile()
+    whole = 4 * length * length * width
+    assert 5 / 8 < program.cost_analysis()['flops'] / whole < 5 / 8 * 1.1
+
+
 def test_hidden_keys_change_nothing_whatever_they_hold():
     q, k, v = (random(i, 1, 2, 3, 4) for i in range(3))
     mask = everything(1, 3, 3).at[:, :, 1].set(False)
