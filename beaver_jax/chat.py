@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beaver_jax import compilation
 from beaver_jax import sharding
 from beaver_jax import terminal
 from beaver_jax import types
@@ -237,6 +238,7 @@ def main(argv: list[str] | None = None) -> None:
         help='auto: bfloat16 on accelerators, float32 on CPUs',
     )
     arguments = parser.parse_args(argv)
+    compilation.keep()
     if arguments.raw and arguments.prompt is None:
         parser.error('--raw needs --prompt')
     if arguments.prompt is not None and not (arguments.raw or arguments.prompt.strip()):

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for; one line tells of an error."""
     argv = sys.argv[1:] if argv is None else argv
     terminal.show_log()
+    compilation.keep()
     config = config_lib.from_argv(argv)
     with (
         terminal.errors_in_a_line(RunError, checkpoint.CheckpointError, OSError),

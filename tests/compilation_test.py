@@ -44,6 +44,23 @@ def test_it_stops_counting_and_is_deaf_to_other_threads():
     assert compiled.programs == 0
 
 
+def test_programs_are_kept_where_jax_was_told_or_in_the_users_cache(
+    monkeypatch, tmp_path
+):
+    name = 'jax_compilation_cache_dir'
+    given = getattr(jax.config, name)
+    compilation.keep()
+    assert given and getattr(jax.config, name) == given
+    try:
+        jax.config.update(name, None)
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+        compilation.keep()
+        found = getattr(jax.config, name)
+    finally:
+        jax.config.update(name, given)
+    assert found == str(tmp_path / 'beaver_jax' / 'compiled')
+
+
 @pytest.fixture
 def load(chain, configs, few_rows, tmp_path):
     """Loads the config of a stage that starts from the chain."""

@@ -41,6 +41,7 @@ def test_what_a_run_of_ppo_lag_logs(chain):
         'train/actor_grad_norm',
         'train/actor_lr',
         'train/clip_fraction',
+        'train/rollout_gap',
         'train/mean_generated_length',
         'train/truncated_share',
         'train/bad_steps',
@@ -51,6 +52,12 @@ def test_what_a_run_of_ppo_lag_logs(chain):
     timings = metrics.read(chain / 'ppo_lag' / metrics.TIMINGS)
     parts = {'time/rollout', 'time/scoring', 'time/update'}
     assert timings[0].keys() >= parts | {'time/step', 'tokens_per_second'}
+
+
+def test_decoding_with_a_cache_says_what_a_full_pass_says(chain):
+    rows = metrics.read(chain / 'ppo_lag' / metrics.METRICS)
+    # In float32, of log-probabilities of a few nats.
+    assert all(row['train/rollout_gap'] < 1e-5 for row in rows)
 
 
 _OF_A_CONSTRAINT = ('cost', 'episode_cost', 'lambda', 'threshold', 'cost_critic_loss')

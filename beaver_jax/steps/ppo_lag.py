@@ -27,6 +27,9 @@ from beaver_jax.steps import sft
 from beaver_jax.steps import state as state_lib
 
 Metrics = dict[str, jax.Array]
+# Mean |log π - log π_old| of the first update's rows, whose policy is the one that
+# sampled them: what the decoder with its cache and the full pass disagree by.
+ROLLOUT_GAP = 'train/rollout_gap'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,9 @@ def actor_loss(
         ),
         'train/entropy': masked.masked_mean(
             entropy, mask, per_token=config.per_token_mean
+        ),
+        ROLLOUT_GAP: masked.masked_mean(
+            jnp.abs(logps - samples.logps), mask, per_token=config.per_token_mean
         ),
     }
     return loss, state_lib.Aux(_weight(mask, config), metrics)
@@ -304,8 +310,8 @@ def ppo_lag_step(
       thresholds: d by constraint.
 
     Returns:
-      (state, metrics); metrics of updates are their means, 'train/bad_steps' counts
-      the non-finite updates skipped in a row.
+      (state, metrics); metrics of updates are their means but ROLLOUT_GAP;
+      'train/bad_steps' counts the non-finite updates skipped in a row.
     """
     experience, ptx = batch
     state = move_multipliers(state, experience.costs, thresholds, optimizers)
@@ -324,6 +330,7 @@ def ppo_lag_step(
     orders = orders.reshape(config.epochs * config.minibatches, -1)
     state, updates = jax.lax.scan(minibatch, state, orders)
     metrics |= jax.tree.map(jnp.mean, updates)
+    metrics[ROLLOUT_GAP] = updates[ROLLOUT_GAP][0]  # before anything was learnt
     metrics |= _rollout_metrics(experience, config)
     metrics |= _multiplier_metrics(state, thresholds)
     learners = (state.actor, state.reward_critic, *state.cost_critics.values())

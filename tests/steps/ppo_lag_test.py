@@ -135,12 +135,16 @@ def test_scored_by_the_sampled_policy_nothing_is_clipped():
         own = samples.replace(logps=rollouts.sample_logps('actor', temperature))
         _, metrics = actor_gradients(own, ADVANTAGES, temperature=temperature)
         assert metrics['train/clip_fraction'] == 0
+        assert metrics[ppo_lag.ROLLOUT_GAP] < 1e-6
         # All ratios are 1, for there is no dropout: the loss is the mean advantage.
         expected = -masked.masked_mean(ADVANTAGES, own.response_mask)
         np.testing.assert_allclose(metrics['train/actor_loss'], expected, rtol=1e-5)
     # Scored at another temperature, as in the original, the ratios are not 1.
     _, metrics = actor_gradients(own, ADVANTAGES, temperature=1.0)
     assert metrics['train/clip_fraction'] > 0
+    gap = jnp.abs(own.logps - rollouts.sample_logps('actor'))
+    expected = masked.masked_mean(gap, own.response_mask)
+    np.testing.assert_allclose(metrics[ppo_lag.ROLLOUT_GAP], expected, rtol=1e-5)
 
 
 def test_padding_changes_neither_loss_nor_gradients():
