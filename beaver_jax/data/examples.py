@@ -3,7 +3,7 @@
 With `workers` above 0, so many processes tokenize; their number changes nothing else.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -83,7 +83,10 @@ def encode_demonstrations(
             yield SftExample(tokens[:max_length], loss_mask[:max_length])
 
     with contextlib.closing(conversations):
-        return _stored(examples(), _length, f'max_length={max_length}', counts)
+        stored = store.collect(
+            examples(), _length, dumps=_sft_bytes, loads=_sft_example
+        )
+        return _checked(stored, f'max_length={max_length}', counts)
 
 
 def encode_pairs(
@@ -127,7 +130,8 @@ def encode_pairs(
             yield PairExample((one, other), signs, order=order)
 
     with contextlib.closing(answered):
-        return _stored(examples(), _lengths, f'max_length={max_length}', counts)
+        stored = store.collect(examples(), _lengths)
+        return _checked(stored, f'max_length={max_length}', counts)
 
 
 def encode_prompts(
@@ -156,8 +160,8 @@ def encode_prompts(
             yield PromptExample(np.array(tokens, np.int32), row)
 
     with contextlib.closing(prompts):
-        limit = f'max_prompt_length={max_prompt_length}'
-        return _stored(examples(), _length, limit, counts)
+        stored = store.collect(examples(), _length)
+        return _checked(stored, f'max_prompt_length={max_prompt_length}', counts)
 
 
 def _first(record: sources.Comparison, preferred: sources.Need) -> int:
@@ -185,14 +189,23 @@ def _join(turns: Sequence[Sequence[int]]) -> list[int]:
     return list(itertools.chain.from_iterable(turns))
 
 
-def _stored(
-    examples: Iterator[Example],
-    size: Callable[[Example], Sequence[int]],
-    limit: str,
-    counts: sources.Counts,
+def _sft_bytes(example: SftExample) -> bytes:
+    """Both arrays: a twentieth of the time of a pickle, and a third to read it."""
+    return example.tokens.tobytes() + example.loss_mask.tobytes()
+
+
+def _sft_example(data: bytes) -> SftExample:
+    count = len(data) // 5  # 4 bytes of a token, 1 of the mask
+    return SftExample(
+        np.frombuffer(data, np.int32, count),
+        np.frombuffer(data, bool, count, 4 * count),
+    )
+
+
+def _checked(
+    stored: store.Stored[Example], limit: str, counts: sources.Counts
 ) -> store.Stored[Example]:
-    """Examples where any can be read; `limit` is what may have left none."""
-    stored = store.collect(examples, size)
+    """The examples, counted; `limit` is what may have left none."""
     counts['longest'] = int(stored.sizes.max(initial=0))
     if not stored:
         found = ', '.join(

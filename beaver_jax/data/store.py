@@ -24,18 +24,24 @@ class Stored(Sequence[Item], Generic[Item]):
     """Items of a temporary file, in some order. Any thread may read it."""
 
     def __init__(
-        self, file: Any, bounds: np.ndarray, order: np.ndarray, sizes: np.ndarray
+        self,
+        file: Any,
+        bounds: Sequence[int],
+        order: np.ndarray,
+        sizes: np.ndarray,
+        loads: Callable[[bytes], Item],
     ):
         """See `collect`.
 
         Args:
             file: with the items one after the other.
-            bounds: [N + 1] int64, where each begins, and the last one's end.
+            bounds: N + 1, where each begins, and the last one's end.
             order: which items these are, by index.
             sizes: [N, any] int32, what is known of each without reading it.
+            loads: makes an item of its bytes.
         """
         self._file, self._bounds, self._order = file, bounds, order
-        self._sizes = sizes
+        self._sizes, self._loads = sizes, loads
 
     def __len__(self) -> int:
         return len(self._order)
@@ -48,13 +54,15 @@ class Stored(Sequence[Item], Generic[Item]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        place = self._order[index]
-        start, end = self._bounds[place : place + 2]
-        return pickle.loads(os.pread(self._file.fileno(), int(end - start), int(start)))
+        return self._read(self._order[index])
 
     def __iter__(self) -> Iterator[Item]:
-        for index in range(len(self)):
-            yield self[index]
+        return map(self._read, self._order)
+
+    def _read(self, place: int) -> Item:
+        start = self._bounds[place]
+        size = self._bounds[place + 1] - start
+        return self._loads(os.pread(self._file.fileno(), size, start))
 
     def __eq__(self, other: object) -> bool:
         """Whether another sequence has equal items in the same order."""
@@ -67,45 +75,12 @@ class Stored(Sequence[Item], Generic[Item]):
     def take(self, indices: np.ndarray | Sequence[int]) -> 'Stored[Item]':
         """The items of these indices, in this order; some may come several times."""
         places = self._order[np.asarray(indices, np.int64)]
-        return Stored(self._file, self._bounds, places, self._sizes)
+        return Stored(self._file, self._bounds, places, self._sizes, self._loads)
 
     @property
     def sizes(self) -> np.ndarray:
         """[N, any] int32, what `collect` was told to keep of each item in memory."""
         return self._sizes[self._order]
-
-
-def collect(
-    items: Iterable[Item], size: Callable[[Item], Sequence[int]] = lambda item: ()
-) -> Stored[Item]:
-    """Writes items one after the other to where any of them can be read again.
-
-    Args:
-        items: of any kind that can be pickled.
-        size: numbers of an item, as many for each, that are kept as `sizes`.
-
-    Raises:
-        OSError: there is no room for them.
-    """
-    ends, sizes = array.array('q', [0]), array.array('i')
-    # It stays open for what is returned.
-    file = tempfile.TemporaryFile(buffering=_BUFFER)  # noqa: SIM115
-    for item in items:
-        data = _dumps(item)
-        try:
-            file.write(data)
-        except OSError as error:
-            raise _explained(error) from error
-        ends.append(ends[-1] + len(data))
-        sizes.extend(size(item))
-    try:
-        file.flush()
-    except OSError as error:
-        raise _explained(error) from error
-    count = len(ends) - 1
-    width = len(sizes) // count if count else 0
-    kept = np.array(sizes, np.int32).reshape(count, width)
-    return Stored(file, np.array(ends), np.arange(count), kept)
 
 
 def _array(data: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -124,6 +99,45 @@ def _dumps(item: Any) -> bytes:
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(item)
     return buffer.getvalue()
+
+
+def collect(
+    items: Iterable[Item],
+    size: Callable[[Item], Sequence[int]] = lambda item: (),
+    *,
+    dumps: Callable[[Item], bytes] = _dumps,
+    loads: Callable[[bytes], Item] = pickle.loads,
+) -> Stored[Item]:
+    """Writes items one after the other to where any of them can be read again.
+
+    Args:
+        items: of any kind that `dumps` takes.
+        size: numbers of an item, as many for each, that are kept as `sizes`.
+        dumps: makes bytes of an item: without one, its pickle.
+        loads: makes the item of these bytes again.
+
+    Raises:
+        OSError: there is no room for them.
+    """
+    ends, sizes = array.array('q', [0]), array.array('i')
+    # It stays open for what is returned.
+    file = tempfile.TemporaryFile(buffering=_BUFFER)  # noqa: SIM115
+    for item in items:
+        data = dumps(item)
+        try:
+            file.write(data)
+        except OSError as error:
+            raise _explained(error) from error
+        ends.append(ends[-1] + len(data))
+        sizes.extend(size(item))
+    try:
+        file.flush()
+    except OSError as error:
+        raise _explained(error) from error
+    count = len(ends) - 1
+    width = len(sizes) // count if count else 0
+    kept = np.array(sizes, np.int32).reshape(count, width)
+    return Stored(file, ends, np.arange(count), kept, loads)
 
 
 def _explained(error: OSError) -> OSError:

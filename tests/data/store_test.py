@@ -34,6 +34,13 @@ def test_a_part_in_another_order_with_repeats():
     assert list(store.collect([])) == []
 
 
+def test_items_in_bytes_of_their_own():
+    stored = store.collect(['né', '', 'b'], dumps=str.encode, loads=bytes.decode)
+    assert list(stored) == ['né', '', 'b']
+    assert list(stored.take([2, 0])) == ['b', 'né']
+    assert stored[-1:] == ['b']
+
+
 def test_sizes_are_known_without_reading():
     stored = store.collect(['a', 'bcd', 'ef'], lambda text: (len(text), ord(text[0])))
     np.testing.assert_array_equal(stored.sizes, [[1, 97], [3, 98], [2, 101]])
