@@ -63,6 +63,4 @@ class Shape:
 PRESETS = {
     # 6.8 million parameters.
     'cpu': Shape(4096, 256, 6, 8, 8, 680, rows=32, prompt=64, response=64),
-    # 1.2 billion.
-    '1b': Shape(32_000, 2048, 20, 16, 16, 5504, 64, 256, 256, dtype='bfloat16'),
 }
