@@ -24,7 +24,9 @@ class Cache(struct.PyTreeNode):
     keys: tuple[jax.Array, ...]  # L of [B, H, S, A]
     values: tuple[jax.Array, ...]  # L of [B, H, S, A]
     mask: jax.Array  # [B, S] bool, True where a real token was written
-    index: jax.Array  # [] int32, where the next token goes, in every row
+    # [] int32, where the next token goes, in every row. After the last place comes the
+    # first again: what stands there must be needed no more.
+    index: jax.Array
 
 
 def init_cache(config: config_lib.TransformerConfig, rows: int, length: int) -> Cache:
@@ -35,6 +37,20 @@ def init_cache(config: config_lib.TransformerConfig, rows: int, length: int) -> 
         values=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.num_layers)),
         mask=jnp.zeros((rows, length), bool),
         index=jnp.zeros((), jnp.int32),
+    )
+
+
+def lengthen(cache: Cache, places: int) -> Cache:
+    """A full cache with empty places after it, where the next tokens go."""
+
+    def pad(x):
+        return jnp.pad(x, ((0, 0), (0, 0), (0, places), (0, 0)))
+
+    return Cache(
+        keys=tuple(map(pad, cache.keys)),
+        values=tuple(map(pad, cache.values)),
+        mask=jnp.pad(cache.mask, ((0, 0), (0, places))),
+        index=jnp.int32(cache.mask.shape[1]),
     )
 
 
@@ -57,11 +73,22 @@ class Context(struct.PyTreeNode):
         return self.replace(mask=mask, near=None)
 
 
+def ages(query_start: jax.Array | int, queries: int, keys: int) -> jax.Array:
+    """How many places before the query each key was written, [T, S] int32.
+
+    Places are a ring of S: a key after the query is of the round before.
+
+    Args:
+      query_start: Place of the first query among the keys.
+      queries: T.
+      keys: S.
+    """
+    places = query_start + jnp.arange(queries)[:, None]
+    return (places - jnp.arange(keys)[None]) % keys
+
+
 def attention_mask(
-    key_mask: jax.Array,
-    query_start: jax.Array | int,
-    query_length: int,
-    segments: jax.Array | None = None,
+    key_mask: jax.Array, age: jax.Array, segments: jax.Array | None = None
 ) -> jax.Array:
     """Who sees whom, [B, T, S]: real tokens at or before the query, in its segment.
 
@@ -70,27 +97,25 @@ def attention_mask(
 
     Args:
       key_mask: [B, S] bool, True at real tokens.
-      query_start: Place of the first query among the keys.
-      query_length: T.
+      age: [T, S], of `ages`.
       segments: [B, S], of queries and keys alike, T = S; None for one segment a row.
     """
-    queries = query_start + jnp.arange(query_length)[:, None]  # [T, 1]
-    keys = jnp.arange(key_mask.shape[1])[None, :]  # [1, S]
-    seen = (keys <= queries)[None] & key_mask[:, None, :]
+    queries, keys = age.shape
+    # The oldest places are those of the pass's own later tokens.
+    later = keys - jnp.arange(queries - 1, -1, -1)[:, None]  # [T, 1]
+    seen = (age < later)[None] & key_mask[:, None, :]
     if segments is not None:
         seen &= segments[:, :, None] == segments[:, None, :]
     alone = ~jnp.any(seen, axis=-1, keepdims=True)
-    return seen | ((keys == queries)[None] & alone)
+    return seen | ((age == 0)[None] & alone)
 
 
-def near_mask(mask: jax.Array, query_start: jax.Array | int, window: int) -> jax.Array:
+def near_mask(mask: jax.Array, age: jax.Array, window: int) -> jax.Array:
     """Of those seen, [B, T, S], the ones among the last `window` tokens.
 
     Places are counted, not real tokens: padding stands only at a row's ends.
     """
-    queries = query_start + jnp.arange(mask.shape[1])[:, None]
-    keys = jnp.arange(mask.shape[2])[None, :]
-    return mask & (queries - keys < window)[None]
+    return mask & (age < window)[None]
 
 
 def attend(

@@ -140,14 +140,15 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return np.asarray([*slopes, *between][:heads], np.float32)
 
 
-def alibi(
-    key_mask: jax.Array, heads: int, segments: jax.Array | None = None
-) -> jax.Array:
+def alibi(key_positions: jax.Array, heads: int) -> jax.Array:
     """What ALiBi adds to the logits: slope times the key's position, [B, N, 1, S].
 
-    The query's position, which the paper takes off, cancels in the softmax. So would
-    where a segment begins, but small numbers are more exact.
+    The query's position, which the paper takes off, cancels in the softmax.
+
+    Args:
+      key_positions: [B, S] int32; what is added to all of a query's keys cancels too,
+        but small numbers are more exact.
+      heads: N.
     """
-    positions = positions_from_mask(key_mask, segments).astype(jnp.float32)
     slopes = jnp.asarray(alibi_slopes(heads)).reshape(1, heads, 1, 1)
-    return slopes * positions[:, None, None, :]
+    return slopes * key_positions[:, None, None, :].astype(jnp.float32)

@@ -237,7 +237,8 @@ class Decoder(nn.Module):
     def _init_layers(self, key):
         c = self.config
         x, one = jnp.zeros((1, 1, c.embed_dim), c.dtype), jnp.ones((1, 1), bool)
-        context = self._context(one, jnp.zeros((1, 1), jnp.int32), 0, 1)
+        first = jnp.zeros((1, 1), jnp.int32)
+        context = self._context(one, first, first, first)
         block = Block(c, parent=None)
         part = context.of_layer(False)
         init = jax.vmap(lambda key: block.init(key, x, part)['params'])
@@ -251,7 +252,8 @@ class Decoder(nn.Module):
         Args:
           tokens: [B, T] int32.
           mask: [B, T] bool, True at real tokens.
-          cache: The tokens before these, or None. Every row writes at cache.index.
+          cache: The tokens before these, or None. Every row writes at cache.index, and
+            these tokens must fit between it and the cache's end.
           segments: [B, T] int32, sequences of a row that do not see each other, each
             with positions from 0; None where a row is one sequence. Not with a cache.
 
@@ -261,7 +263,8 @@ class Decoder(nn.Module):
         length = tokens.shape[1]
         if cache is None:
             places = positions.positions_from_mask(mask, segments)
-            context = self._context(mask, places, 0, length, segments)
+            age = attention.ages(0, length, length)
+            context = self._context(mask, places, places, age, segments)
             x = constrain(self._embed(tokens, places), BATCH, None, None)
             # A pad token's embedding learns nothing, though token-wise losses score
             # it: it is often 0, where RMSNorm's slope is 1/√ε and would drown all else.
@@ -273,10 +276,13 @@ class Decoder(nn.Module):
         before = jnp.sum(cache.mask, axis=-1, keepdims=True, dtype=jnp.int32)
         counts = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
         places = jnp.maximum(before + counts - 1, 0)
-        context = self._context(key_mask, places, cache.index, length)
+        size = key_mask.shape[1]
+        age = attention.ages(cache.index, length, size)
+        key_places = places[:, -1:] - age[-1:]
+        context = self._context(key_mask, places, key_places, age)
         x, written = self._unroll(self._embed(tokens, places), context, cache)
         keys, values = zip(*written, strict=True)
-        index = cache.index + length
+        index = (cache.index + length) % size
         return self._close(x), attention.Cache(keys, values, key_mask, index)
 
     def _embed(self, tokens, places):
@@ -300,18 +306,18 @@ class Decoder(nn.Module):
         x = self.final_norm(x) if c.final_norm else x
         return x if c.embed_width is None else self.embed_out(x)
 
-    def _context(self, key_mask, places, start, length, segments=None):
+    def _context(self, key_mask, places, key_places, age, segments=None):
         c = self.config
-        seen = attention.attention_mask(key_mask, start, length, segments)
+        seen = attention.attention_mask(key_mask, age, segments)
         near = None
         if c.window is not None:
-            near = attention.near_mask(seen, start, c.window)
+            near = attention.near_mask(seen, age, c.window)
         rotated = c.positions == 'rope'
         return attention.Context(
             angles=positions.rotations(places, c) if rotated else None,
             mask=seen,
             near=near,
-            bias=positions.alibi(key_mask, c.num_heads, segments)
+            bias=positions.alibi(key_places, c.num_heads)
             if c.positions == 'alibi'
             else None,
         )

@@ -1,8 +1,9 @@
 """Compiled generation over static shapes.
 
 One prefill, then a while loop that ends when every row has: `advance` is its body,
-and also what chat calls token by token. The KV cache is carried, updated in place.
-Axes: B rows, P prompt, G response, V vocabulary.
+and also what chat calls token by token, and `continuous` for rows that come and go.
+The KV cache is carried, updated in place.
+Axes: B rows, n samples of a prompt, P prompt, G response, S places, V vocabulary.
 """
 
 from typing import Any
@@ -19,17 +20,21 @@ from beaver_jax.rollout import sampling
 
 
 class Decoding(struct.PyTreeNode):
-    """A generation under way; `step` tokens of each response are written."""
+    """A generation under way."""
 
-    prompts: types.PromptBatch
     tokens: jax.Array  # [B, G] int32, the pad id after a row's end
     logps: jax.Array  # [B, G] float32
+    column: jax.Array  # [] int32, where the next tokens go; after the last the first
     length: jax.Array  # [B] int32, response tokens so far, the EOS included
+    limit: jax.Array  # [B] int32, the most of them
     done: jax.Array  # [B] bool, the row's EOS was sampled
     keys: jax.Array  # [B] one random key per row
     seen: jax.Array | None  # [B, V] bool, for a repetition penalty
     cache: attention.Cache
-    step: jax.Array  # [] int32
+
+    def alive(self) -> jax.Array:
+        """[B] bool, rows that have not ended."""
+        return ~self.done & (self.length < self.limit)
 
 
 def begin(
@@ -42,43 +47,67 @@ def begin(
     sampler: sampling.Sampler,
     eos_ids: tuple[int, ...],
     pad_id: int,
+    samples_per_prompt: int = 1,
 ) -> Decoding:
     """Reads the prompts and samples the first token of each response.
 
     Args:
       params: Of the policy.
-      prompts: B left-padded prompts.
-      key: Random key; a row uses fold_in(key, prompts.row), so that its result depends
-        on neither its place in the batch nor its neighbours.
+      prompts: Left padded.
+      key: Random key; a row uses fold_in(key, its number), so that its result depends
+        on neither its place in the batch nor its neighbours. Sample j of a prompt has
+        the number n·prompts.row + j.
       model: The policy.
       response_length: G, the most tokens of a response.
       sampler: How tokens are chosen.
       eos_ids: Tokens that end a response.
       pad_id: Written after a response's end.
+      samples_per_prompt: n, which share the reading of their prompt.
+
+    Returns:
+      A generation of B = prompts · n rows, those of a prompt side by side.
     """
-    rows, prompt_length = prompts.tokens.shape
-    empty = attention.init_cache(model.config, rows, prompt_length + response_length)
-    read: Any = model.apply(
-        {'params': params}, prompts.tokens, prompts.mask, empty, start=-1
+    logits, cache = _read(params, prompts, model, response_length)
+    copies = jnp.arange(samples_per_prompt)[None]
+    number = (prompts.row[:, None] * samples_per_prompt + copies).reshape(-1)
+    rows = number.shape[0]
+    # Of the cache as of all that has rows; its place is one for all.
+    logits, cache, prompts = jax.tree.map(
+        lambda x: jnp.repeat(x, samples_per_prompt, axis=0) if x.ndim else x,
+        (logits, cache, prompts),
     )
-    logits, cache = read
     seen = None
     if sampler.repetition_penalty != 1:
         ids = jnp.where(prompts.mask, prompts.tokens, model.config.vocab_size)
         seen = jnp.zeros((rows, model.config.vocab_size + 1), bool)
         seen = seen.at[jnp.arange(rows)[:, None], ids].set(True)[:, :-1]
     state = Decoding(
-        prompts=prompts,
         tokens=jnp.full((rows, response_length), pad_id, jnp.int32),
         logps=jnp.zeros((rows, response_length)),
+        column=jnp.zeros((), jnp.int32),
         length=jnp.zeros(rows, jnp.int32),
+        limit=jnp.full(rows, response_length),
         done=jnp.zeros(rows, bool),
-        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.row),
+        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, number),
         seen=seen,
         cache=cache,
-        step=jnp.zeros((), jnp.int32),
     )
-    return _write(state, logits[:, 0], sampler=sampler, eos_ids=eos_ids)
+    return _write(state, logits, sampler=sampler, eos_ids=eos_ids)
+
+
+def _read(params, prompts, model, response_length):
+    """Logits after the prompts, [B, V], and the cache with room for the responses.
+
+    The prompts are read into a cache of their own length: queries and keys are then
+    the same tokens, and none is computed with empty places.
+    """
+    rows, length = prompts.tokens.shape
+    empty = attention.init_cache(model.config, rows, length)
+    found: Any = model.apply(
+        {'params': params}, prompts.tokens, prompts.mask, empty, start=-1
+    )
+    logits, cache = found
+    return logits[:, 0], attention.lengthen(cache, response_length)
 
 
 def advance(
@@ -90,25 +119,28 @@ def advance(
     eos_ids: tuple[int, ...],
 ) -> Decoding:
     """Samples one more token of each row that has not ended."""
-    last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-    alive = ~state.done[:, None]
-    logits, cache = model.apply({'params': params}, last, alive, state.cache)
+    before = (state.column - 1) % state.tokens.shape[1]
+    last = jax.lax.dynamic_slice_in_dim(state.tokens, before, 1, axis=1)
+    logits, cache = model.apply(
+        {'params': params}, last, state.alive()[:, None], state.cache
+    )
     state = state.replace(cache=cache)
     return _write(state, logits[:, 0], sampler=sampler, eos_ids=eos_ids)
 
 
 def _write(state: Decoding, logits, *, sampler, eos_ids) -> Decoding:
-    """Samples a token per row from logits [B, V] and writes it at `step`."""
-    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
+    """Samples a token per row from logits [B, V] and writes it at `column`."""
+    keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
     filtered = sampling.filter_logits(logits, sampler, state.seen)
     sampled = sampling.sample(keys, filtered, sampler)
     logps = causal_lm.token_logps(
         logits[:, None], sampled[:, None], temperature=sampler.temperature or 1.0
     )
-    alive = ~state.done[:, None]
-    start = (0, state.step)
-    old = jax.lax.dynamic_slice_in_dim(state.tokens, state.step, 1, axis=1)
-    token = jnp.where(alive, sampled[:, None], old)  # the pad id stays after the end
+    alive = state.alive()
+    start = (0, state.column)
+    old = jax.lax.dynamic_slice_in_dim(state.tokens, state.column, 1, axis=1)
+    # What stands after a row's end stays as it is.
+    token = jnp.where(alive[:, None], sampled[:, None], old)
     ended = jnp.any(jnp.stack([sampled == eos for eos in eos_ids]), axis=0)
     seen = state.seen
     if seen is not None:
@@ -117,22 +149,24 @@ def _write(state: Decoding, logits, *, sampler, eos_ids) -> Decoding:
     return state.replace(
         tokens=jax.lax.dynamic_update_slice(state.tokens, token, start),
         logps=jax.lax.dynamic_update_slice(
-            state.logps, jnp.where(alive, logps, 0.0), start
+            state.logps, jnp.where(alive[:, None], logps, 0.0), start
         ),
-        length=state.length + alive[:, 0].astype(jnp.int32),
-        done=state.done | ended,
+        column=(state.column + 1) % state.tokens.shape[1],
+        length=state.length + alive.astype(jnp.int32),
+        done=state.done | (alive & ended),
         seen=seen,
-        step=state.step + 1,
     )
 
 
-def finish(state: Decoding) -> types.Samples:
-    """The responses as samples."""
-    response_length = state.tokens.shape[1]
+def finish(state: Decoding, prompts: types.PromptBatch) -> types.Samples:
+    """The responses as samples; prompts as given to `begin`."""
+    rows, response_length = state.tokens.shape
+    copies = rows // prompts.tokens.shape[0]
+    tokens, mask = (jnp.repeat(x, copies, 0) for x in (prompts.tokens, prompts.mask))
     response_mask = jnp.arange(response_length)[None] < state.length[:, None]
     return types.Samples(
-        tokens=jnp.concatenate([state.prompts.tokens, state.tokens], axis=1),
-        mask=jnp.concatenate([state.prompts.mask, response_mask], axis=1),
+        tokens=jnp.concatenate([tokens, state.tokens], axis=1),
+        mask=jnp.concatenate([mask, response_mask], axis=1),
         response_mask=response_mask,
         logps=state.logps,
         truncated=~state.done,
@@ -153,33 +187,25 @@ def generate(
 ) -> types.Samples:
     """Samples responses; ends early when every row has ended.
 
-    Args: see `begin`; samples_per_prompt repeats each prompt, copies side by side.
+    Args: see `begin`.
 
     Returns:
-      Samples of B × samples_per_prompt rows.
+      Samples of B rows.
     """
-    if samples_per_prompt > 1:
-        copies = jnp.tile(jnp.arange(samples_per_prompt), prompts.row.shape[0])
-        prompts = jax.tree.map(
-            lambda x: jnp.repeat(x, samples_per_prompt, axis=0), prompts
-        )
-        prompts = prompts.replace(row=prompts.row * samples_per_prompt + copies)
     params = transformer.unstack(params, model.config)
+    how: Any = {'model': model, 'sampler': sampler, 'eos_ids': eos_ids}
     state = begin(
         params,
         prompts,
         key,
-        model=model,
         response_length=response_length,
-        sampler=sampler,
-        eos_ids=eos_ids,
         pad_id=pad_id,
+        samples_per_prompt=samples_per_prompt,
+        **how,
     )
-
-    def goes_on(state):
-        return (state.step < response_length) & ~jnp.all(state.done)
-
-    def body(state):
-        return advance(params, state, model=model, sampler=sampler, eos_ids=eos_ids)
-
-    return finish(jax.lax.while_loop(goes_on, body, state))
+    state = jax.lax.while_loop(
+        lambda state: jnp.any(state.alive()),
+        lambda state: advance(params, state, **how),
+        state,
+    )
+    return finish(state, prompts)

@@ -22,11 +22,25 @@ def test_mask_is_causal_skips_padding_and_leaves_no_query_without_a_key():
         [0, 1, 1, 0],
         [0, 1, 1, 0],  # padding after the end sees the real tokens
     ]
-    np.testing.assert_array_equal(attention.attention_mask(key_mask, 0, 4)[0], expected)
+    found = attention.attention_mask(key_mask, attention.ages(0, 4, 4))
+    np.testing.assert_array_equal(found[0], expected)
     # Two queries that begin at place 2 are the last two rows.
-    np.testing.assert_array_equal(
-        attention.attention_mask(key_mask, 2, 2)[0], expected[2:]
-    )
+    found = attention.attention_mask(key_mask, attention.ages(2, 2, 4))
+    np.testing.assert_array_equal(found[0], expected[2:])
+
+
+def test_after_the_last_place_comes_the_first():
+    # A query at place 1 of 4: its own key is 0 old, place 0's 1, place 3's 2, place 2's
+    # 3; all were written before it.
+    age = attention.ages(1, 1, 4)
+    np.testing.assert_array_equal(age, [[1, 0, 3, 2]])
+    seen = attention.attention_mask(jnp.array([[1, 1, 0, 1]], bool), age)
+    np.testing.assert_array_equal(seen[0], [[1, 1, 0, 1]])
+    # Of these the last two tokens stand at places 1 and 0, the last three also at 3.
+    near = attention.near_mask(seen, age, 2)
+    np.testing.assert_array_equal(near[0], [[1, 1, 0, 0]])
+    near = attention.near_mask(seen, age, 3)
+    np.testing.assert_array_equal(near[0], [[1, 1, 0, 1]])
 
 
 def test_attention_by_hand():
@@ -63,7 +77,7 @@ def causal(length):
     """Who sees whom: a row of real tokens, one padded on both sides."""
     places = jnp.arange(length)
     real = jnp.stack([places >= 0, (places >= 5) & (places < length - 7)])
-    return attention.attention_mask(real, 0, length)
+    return attention.attention_mask(real, attention.ages(0, length, length))
 
 
 @pytest.mark.parametrize('length', [attention.SHORT, 70])  # 70 in blocks of 18

@@ -152,8 +152,7 @@ def test_slopes_of_alibi():
 
 
 def test_alibi_is_the_slope_times_the_position_of_the_key():
-    mask = jnp.array([[0, 1, 1, 1]], bool)
-    bias = positions.alibi(mask, 2)
+    bias = positions.alibi(jnp.array([[-1, 0, 1, 2]]), 2)
     # Slopes 2^-4 and 2^-8, positions 0, 1, 2 of the real tokens.
     assert bias.shape == (1, 2, 1, 4)
     np.testing.assert_array_equal(bias[0, 0, 0, 1:], [0, 1 / 16, 2 / 16])

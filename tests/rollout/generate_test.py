@@ -252,9 +252,10 @@ def test_advancing_token_by_token_is_the_whole_loop():
     )(params, prompts(), jax.random.key(0))
     advance = jax.jit(functools.partial(generate.advance, **settings))
     for step in range(1, RESPONSE):
-        assert int(state.step) == step
+        assert int(state.column) == step
         state = advance(params, state)
-    samples, whole = generate.finish(state), generated(prompts(), sampler, eos_ids=(3,))
+    samples = generate.finish(state, prompts())
+    whole = generated(prompts(), sampler, eos_ids=(3,))
     np.testing.assert_array_equal(samples.tokens, whole.tokens)
     np.testing.assert_array_equal(samples.response_mask, whole.response_mask)
     np.testing.assert_array_equal(samples.truncated, whole.truncated)
