@@ -211,6 +211,11 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
         # Of sampling and of the log-probabilities alike.
         temperature=1.0,
         chunks=1,  # the samples are scored in this many parts
+        # Rows that are decoded at a time. All at once (0) take the time of the longest
+        # response; slots are for more rows than memory holds, or than keep a device's
+        # matmuls busy: who has ended makes room for who waits.
+        slots=0,
+        prompt_buckets=1,  # lengths that prompts are padded to when they enter a slot
     )
     config.ppo = _dict(
         kl_coeff=0.02,

@@ -192,6 +192,16 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(put, batch)
 
 
+def spread(mesh: Mesh, batch: Any) -> Any:
+    """The same of rows that every process has all of."""
+    sharding = batch_sharding(mesh)
+
+    def put(rows):
+        return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+
+    return jax.tree.map(put, batch)
+
+
 def split_rows(tree: Any, parts: int) -> Any:
     """[B, ...] leaves to [parts, B / parts, ...]; part i holds rows i, i + parts ….
 

@@ -54,6 +54,33 @@ def lengthen(cache: Cache, places: int) -> Cache:
     )
 
 
+def insert(cache: Cache, other: Cache, slots: jax.Array) -> Cache:
+    """Rows of another cache take places among the rows, each ending at the index.
+
+    Args:
+      cache: B rows of S places.
+      other: R rows of at most S places.
+      slots: [R] int32, the row of `cache` that each becomes; one past the last is
+        dropped.
+    """
+    room = cache.mask.shape[1] - other.mask.shape[1]
+    shift = cache.index - other.index
+
+    def put(rows, new, axis):
+        padding = [(0, room * (i == axis)) for i in range(new.ndim)]
+        turned = jnp.roll(jnp.pad(new, padding), shift, axis)
+        return rows.at[slots].set(turned, mode='drop')
+
+    def put_layer(rows, new):
+        return put(rows, new, 2)
+
+    return cache.replace(
+        keys=tuple(map(put_layer, cache.keys, other.keys)),
+        values=tuple(map(put_layer, cache.values, other.values)),
+        mask=put(cache.mask, other.mask, 1),
+    )
+
+
 class Context(struct.PyTreeNode):
     """What the layers of one pass share: where tokens stand, and who sees whom."""
 

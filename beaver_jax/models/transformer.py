@@ -288,7 +288,10 @@ class Decoder(nn.Module):
     def _embed(self, tokens, places):
         """Token ids and positions [B, T] to the residual stream [B, T, D]."""
         c = self.config
-        x = self.embed(tokens)
+        # Cut by rows alone, as a gather of rows can be: cut by columns too, it would be
+        # made whole on every device first.
+        table = constrain(self.embed.embedding, 'tensor', None)
+        x = jnp.take(table.astype(c.dtype), tokens, axis=0)
         if c.embed_scale != 1:
             x = x * jnp.asarray(c.embed_scale, x.dtype)
         if c.embed_width is not None:

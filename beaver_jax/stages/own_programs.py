@@ -22,11 +22,13 @@ from beaver_jax.models import attention
 from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import score
 from beaver_jax.models import transformer
+from beaver_jax.rollout import continuous
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import preference as preference_stage
 from beaver_jax.stages import roles as roles_lib
+from beaver_jax.stages import rollouts
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_lag
 from beaver_jax.steps import preference
@@ -235,8 +237,11 @@ def rollout(work: Work, role: roles_lib.Role) -> tuple[int, int]:
         shallow = _with_layers(role, layers)
 
         def rollout(params, base, prompts, key):
+            params = lora_lib.overlay(role.lora, base, params)
+            if config.rollout.slots:
+                return _in_slots(work, params, shallow.model, prompts, key)
             return generate.generate(
-                lora_lib.overlay(role.lora, base, params),
+                params,
                 prompts,
                 key,
                 model=shallow.model,
@@ -259,11 +264,32 @@ def rollout(work: Work, role: roles_lib.Role) -> tuple[int, int]:
         low, high = compiled(SHALLOW), compiled(DEEPER)
         found = low + (high - low) * (depth - SHALLOW) // (DEEPER - SHALLOW)
     make = functools.partial(
-        attention.init_cache, role.model.config, rows, prompt + response
+        attention.init_cache,
+        role.model.config,
+        config.rollout.slots or rows,
+        prompt + response,
     )
     cache = jax.eval_shape(make)
     total = sum(x.size * x.dtype.itemsize for x in (*cache.keys, *cache.values))
     return found, total // work.mesh.size
+
+
+def _in_slots(work: Work, params, model, prompts, key):
+    """An admission and a step in one program, which needs what they need in turns."""
+    settings = rollouts.settings(work.config, work.mesh, model, eos_id=1, pad_id=0)
+    params = transformer.unstack(params, model.config)
+    admitted = jax.tree.map(lambda x: x[: settings.admitted], prompts)
+    rows = settings.admitted * settings.samples_per_prompt
+    state = continuous.admit(
+        params,
+        continuous.empty(settings),
+        admitted,
+        jnp.arange(rows),
+        jnp.ones(rows, jnp.int32),
+        key,
+        settings=settings,
+    )
+    return continuous.advance(params, state, 1, 1, settings=settings)
 
 
 def _with_layers(role: roles_lib.Role, count: int) -> roles_lib.Role:

@@ -10,21 +10,19 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 
 from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.rollout import experience
-from beaver_jax.rollout import generate
-from beaver_jax.rollout import sampling
 from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
 from beaver_jax.stages import outputs
 from beaver_jax.stages import ppo_models
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import records
+from beaver_jax.stages import rollouts
 from beaver_jax.stages import sft
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_lag
@@ -89,7 +87,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     return stage_lib.Stage(
         state=state,
         step=iteration(
-            rollout_fn(config, loaded, tokenizer),
+            rollouts.make(config, mesh, loaded.actor, loaded.networks.actor, tokenizer),
             scoring_fn(config, loaded),
             bridge.make(
                 mesh,
@@ -148,32 +146,6 @@ def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
             tokenizer,
             directory.with_name(outputs.ADAPTER),
         )
-
-
-def rollout_fn(
-    config: ml_collections.ConfigDict,
-    loaded: ppo_models.Loaded,
-    tokenizer: inputs.Tokenizer,
-) -> Callable[..., Any]:
-    """Compiled (params, base, prompts, key) to samples."""
-
-    def rollout(params, base, prompts, key):
-        # Random numbers by place, not by row of the data set: a batch that spans two
-        # epochs may hold a row twice.
-        prompts = prompts.replace(row=jnp.arange(prompts.row.shape[0]))
-        return generate.generate(
-            loaded.actor.overlay(base, params),
-            prompts,
-            key,
-            model=loaded.networks.actor,
-            response_length=config.max_response_length,
-            sampler=sampling.Sampler(temperature=config.rollout.temperature),
-            eos_ids=(tokenizer.eos_token_id,),
-            pad_id=tokenizer.pad_token_id,
-            samples_per_prompt=config.rollout.samples_per_prompt,
-        )
-
-    return jax.jit(rollout)
 
 
 def scoring_fn(

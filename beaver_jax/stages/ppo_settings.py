@@ -11,6 +11,7 @@ from beaver_jax import sharding
 from beaver_jax.models import config as model_lib
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
+from beaver_jax.stages import rollouts
 from beaver_jax.stages import shared_base
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_config
@@ -42,6 +43,7 @@ def check(
     rows = config.rollout.prompts * config.rollout.samples_per_prompt
     settings = coefficients(config)
     sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)
+    rollouts.check(config, mesh)
     inputs.check_parts('rollout.chunks', rows, config.rollout.chunks, mesh)
     inputs.check_parts('ppo.minibatches', rows, settings.minibatches, mesh)
     inputs.check_parts('ppo.parts', rows // settings.minibatches, settings.parts, mesh)

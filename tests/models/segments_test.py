@@ -85,9 +85,7 @@ def test_the_mask_of_segments_by_hand():
         [0, 0, 1, 1, 0],
         [0, 0, 0, 0, 1],  # padding sees itself, for it has to see something
     ]
-    found = attention.attention_mask(
-        segments > 0, attention.ages(0, 5, 5), segments
-    )
+    found = attention.attention_mask(segments > 0, attention.ages(0, 5, 5), segments)
     np.testing.assert_array_equal(found[0], np.array(expected, bool))
 
 

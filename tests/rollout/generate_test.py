@@ -1,5 +1,4 @@
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from beaver_jax.models import hf
 from beaver_jax.models import transformer
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
+from tests import hlo as hlo_lib
 from tests import tiny
 
 GREEDY = sampling.Sampler(temperature=0.0)
@@ -271,10 +271,21 @@ def test_a_mesh_changes_no_sample():
         params, sharding.param_shardings(mesh, transformer.RULES, params)
     )
     with jax.set_mesh(mesh):
-        samples = fn(placed, sharding.put_batch(mesh, prompts(8)), jax.random.key(0))
+        batch = sharding.put_batch(mesh, prompts(8))
+        compiled = fn.lower(placed, batch, jax.random.key(0)).compile()
+        samples = compiled(placed, batch, jax.random.key(0))
     np.testing.assert_array_equal(samples.tokens, expected.tokens)
     np.testing.assert_allclose(samples.logps, expected.logps, atol=1e-5)
     assert samples.tokens.sharding.shard_shape(samples.tokens.shape)[0] == 2
+    # Kernels are gathered over fsdp once, before the loop: what a step sends are sums
+    # over tensor of a device's rows, [2, D] at most.
+    sent = {
+        (op, size)
+        for op, size in hlo_lib.in_loops(compiled.as_text())
+        if op.startswith(('all-', 'reduce-scatter', 'collective'))
+    }
+    assert ('all-reduce', 2 * 16) in sent
+    assert max(size for _, size in sent) == 2 * 16
 
 
 def test_a_second_batch_compiles_nothing():
@@ -290,40 +301,11 @@ def test_a_second_batch_compiles_nothing():
         assert counter.programs > 0
 
 
-INSTRUCTION = re.compile(r'%(\S+) = \(?\w+\[([\d,]*)\]\S* ([\w-]+)\(')
-COMPUTATION = re.compile(r'^(?:ENTRY )?%(\S+) .*\{$')
-CALLED = re.compile(r'(?:calls|to_apply|body|condition)=%([^\s,}]+)')
-
-
-def in_loops(hlo):
-    """(opcode, number of elements) of all instructions that run in a while loop."""
-    lines, name = {}, None
-    for line in hlo.splitlines():
-        if opened := COMPUTATION.match(line):
-            name = opened[1]
-            lines[name] = []
-        elif name:
-            lines[name].append(line)
-    queue = re.findall(r'body=%([^\s,}]+)', hlo)
-    reached = set()
-    while queue:
-        name = queue.pop()
-        if name not in reached:
-            reached.add(name)
-            queue += CALLED.findall('\n'.join(lines[name]))
-    return [
-        (found[3], int(np.prod([int(n) for n in found[2].split(',') if n])))
-        for name in reached
-        for line in lines[name]
-        if (found := INSTRUCTION.search(line))
-    ]
-
-
 def test_no_step_copies_the_cache_or_slices_a_layer():
     model, params = tiny.causal_lm()
     fn = sampler_fn(model, sampling.Sampler(), (3,))
     compiled = fn.lower(params, prompts(), jax.random.key(0)).compile()
-    instructions = in_loops(compiled.as_text())
+    instructions = hlo_lib.in_loops(compiled.as_text())
     cache = 6 * 2 * (PROMPT + RESPONSE) * 6  # [B, H, S, A]
     ops = {op for op, size in instructions if size == cache}
     assert 'dynamic-update-slice' in ops  # the loop has been found
@@ -350,7 +332,7 @@ def test_a_copied_cache_would_be_found():
         return jax.lax.while_loop(lambda state: state[0] < 9, step, (0, cache, x))
 
     hlo = jax.jit(loop).lower(jnp.ones((3, 11, 2, 6)), jnp.ones((3, 2, 1, 6))).compile()
-    ops = {op for op, size in in_loops(hlo.as_text()) if size == 3 * 11 * 2 * 6}
+    ops = {op for op, size in hlo_lib.in_loops(hlo.as_text()) if size == 3 * 11 * 2 * 6}
     assert ops & {'copy', 'transpose'}
 
 

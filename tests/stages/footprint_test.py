@@ -113,6 +113,19 @@ def test_a_deeper_rollout_follows_from_shallow_ones(load):
     assert rollout(8, 4) == pytest.approx(rollout(8, 8), rel=0.15)
 
 
+def test_slots_hold_the_cache_of_their_rows(load):
+    config, sft = load(**{'rollout.slots': 8, 'rollout.prompts': 16})
+    mesh = sharding.make_mesh(**config.mesh)
+    actor = roles.of(config, mesh, sft)[0]
+    work = own_programs.Work(config, mesh, {}, True)
+    with jax.set_mesh(mesh):
+        slots, cache = own_programs.rollout(work, actor)
+        config.rollout.slots = 0
+        whole, all_rows = own_programs.rollout(work, actor)
+    assert cache == all_rows / 2
+    assert cache < slots < whole
+
+
 def test_one_base_is_counted_once(load):
     shared = LORA | {'share_base': True}
     config, sft = load(**shared)

@@ -15,6 +15,7 @@ from beaver_jax.models import hf
 from beaver_jax.stages import critics
 from beaver_jax.stages import ppo_lag
 from beaver_jax.stages import ppo_models
+from beaver_jax.stages import rollouts
 from beaver_jax.stages import scorers
 from tests import micro
 
@@ -160,14 +161,52 @@ def test_the_summary_of_a_multiplier(load):
 def test_sampling_does_not_know_the_rows_of_the_data_set(load, mesh):
     # One row may stand twice in a batch that spans two epochs.
     config = load()
-    tokenizer = ppo_lag.inputs.load_tokenizer('actor.init', config.actor.init)
-    loaded = ppo_models.load(config, mesh, tokenizer, ('harm',))
-    rollout = ppo_lag.rollout_fn(config, loaded, tokenizer)
     batch = next(ppo_lag.build(config, mesh).feed)['prompts']
     same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), batch)
-    samples = rollout(loaded.actor.params, {}, same, jax.random.key(0))
+    samples = sampled(config, mesh, same)
     texts = {tuple(row) for row in np.asarray(samples.tokens).tolist()}
     assert len(texts) > 8  # of 16
+
+
+def sampled(config, mesh, prompts):
+    tokenizer = ppo_lag.inputs.load_tokenizer('actor.init', config.actor.init)
+    loaded = ppo_models.load(config, mesh, tokenizer, ('harm',))
+    actor, model = loaded.actor, loaded.networks.actor
+    rollout = rollouts.make(config, mesh, actor, model, tokenizer)
+    return rollout(actor.params, {}, prompts, jax.random.key(0))
+
+
+def test_slots_change_no_sample(load, mesh):
+    config = load(rollout__samples_per_prompt=2)
+    batch = next(ppo_lag.build(config, mesh).feed)['prompts']
+    expected = sampled(config, mesh, batch)
+    config.rollout.update({'slots': 16, 'prompt_buckets': 2})
+    found = sampled(config, mesh, batch)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.response_mask, expected.response_mask)
+    np.testing.assert_array_equal(found.truncated, expected.truncated)
+    np.testing.assert_allclose(found.logps, expected.logps, atol=2e-5)
+    assert found.tokens.sharding == expected.tokens.sharding
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'slots': 10}, r'rollout.slots=10; use 0 .* multiple of 4 .* the 16 rows'),
+        ({'slots': 20}, r'rollout.slots=20; use 0'),
+        ({'slots': -4}, r'rollout.slots=-4; use 0'),
+        ({'slots': 4, 'samples_per_prompt': 2}, r'multiple of 8'),
+        ({'prompt_buckets': 2}, 'needs slots'),
+        ({'prompt_buckets': 0, 'slots': 8}, r'rollout.prompt_buckets=0'),
+        ({'prompt_buckets': 99, 'slots': 8}, 'more than config.max_prompt_length='),
+    ],
+    ids=str,
+)
+def test_slots_must_fit(load, mesh, settings, message):
+    config = load()
+    config.rollout.update(settings)
+    with pytest.raises(rollouts.inputs.InputError, match=message):
+        rollouts.check(config, mesh)
 
 
 def test_ptx_brings_as_many_rows_as_there_are_samples(load, mesh):
