@@ -53,6 +53,18 @@ class Samples(struct.PyTreeNode):
     truncated: jax.Array  # [B] bool, cut by length: no EOS
 
 
+class Packs(struct.PyTreeNode):
+    """Where rows of samples stand in R packs of T tokens, without their padding.
+
+    Indices are into a device's own rows or packs (and a part's own), flattened.
+    """
+
+    source: jax.Array  # [R, T] int32, token of the rows that stands there; -1 none
+    segments: jax.Array  # [R, T] int32, from 1 in each pack, 0 at padding
+    # [B, G + 1] int32, token of the packs before each response token, then the last.
+    places: jax.Array
+
+
 class Sequences(struct.PyTreeNode):
     """Whole conversations in the ids of a scorer's own tokenizer, right padded."""
 
