@@ -2,6 +2,7 @@
 # make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
 # make parity                          tests against PyTorch, which it installs
+# make bench [OUT=build/benchmarks]    training's benchmarks, beside PyTorch's
 # make clean                           removes caches; keeps .venv and runs/
 
 # Makes the environment; 3.11 or newer.
@@ -10,6 +11,7 @@ VENV ?= .venv
 SEED ?= 0
 RUN ?= runs/tiny
 ARGS ?=
+OUT ?= build/benchmarks
 JOBS ?= 2
 
 bin := $(VENV)/bin
@@ -17,7 +19,7 @@ pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
-.PHONY: demo test lint parity clean
+.PHONY: demo test lint parity bench clean
 
 demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo.py $(options)
@@ -33,6 +35,11 @@ lint: $(VENV)/.installed-dev
 
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)
+
+bench: $(VENV)/.installed-parity
+	mkdir -p $(OUT)
+	$(bin)/python -m benchmarks.iteration --json $(OUT)/iteration.json
+	$(bin)/python -m benchmarks.decode --json $(OUT)/decode.json
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from beaver_jax.models import transformer
+
+BLOCK = 128  # tokens that are drawn from together
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
@@ -87,7 +91,32 @@ def filter_logits(
 
 
 def sample(keys: jax.Array, logits: jax.Array, sampler: Sampler) -> jax.Array:
-    """Draws a token per row with that row's key: [B] keys, [B, V] logits to [B]."""
+    """Draws a token per row with that row's key: [B] keys, [B, V] logits to [B].
+
+    By inversion: first a block of tokens by its probability, then a token of it. That
+    takes two random numbers a row, where the maximum of logits and Gumbel noise takes
+    V, which cost more than all else that is done with logits.
+    """
     if sampler.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    rows, count = logits.shape
+    blocks = -(-count // BLOCK)
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.pad(weights, ((0, 0), (0, blocks * BLOCK - count)))
+    weights = weights.reshape(rows, blocks, BLOCK)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+    # Where devices have parts of V, these few numbers are all that they exchange.
+    sums = transformer.constrain(jnp.sum(weights, axis=-1), transformer.BATCH, None)
+    block = _draw(sums, uniform[:, 0])
+    of_block = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
+    of_block = transformer.constrain(of_block, transformer.BATCH, None)
+    return block * BLOCK + _draw(of_block, uniform[:, 1])
+
+
+def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """An index per row by weights [B, N] and numbers [B] in [0, 1): [B] int32."""
+    mass = jnp.cumsum(weights, axis=-1)
+    beyond = mass > uniform[:, None] * mass[:, -1:]
+    # The first beyond, and whatever sums are rounded to, never one without weight.
+    rank = jnp.where(weights > 0, 1 + beyond, 0)
+    return jnp.argmax(rank, axis=-1).astype(jnp.int32)

@@ -85,24 +85,50 @@ def test_temperature_zero_takes_the_likeliest():
     np.testing.assert_array_equal(sampling.sample(keys, filtered, sampler), [1, 0])
 
 
-def test_samples_have_the_distribution_of_the_logits():
-    probs = np.array([0.6, 0.3, 0.1, 0.0])
+@pytest.mark.parametrize('places', [(0, 1, 2, 3), (7, 130, 131, 300)])
+def test_samples_have_the_distribution_of_the_logits(places):
+    # Of one block of tokens, and of three.
+    probs = np.zeros(places[-1] + 1)
+    probs[list(places)] = [0.6, 0.3, 0.1, 0.0]
     count = 4000
     keys = jax.random.split(jax.random.key(0), count)
-    logits = jnp.broadcast_to(rows(np.log(probs + 1e-30)), (count, 4))
+    logits = jnp.broadcast_to(rows(np.log(probs + 1e-30)), (count, len(probs)))
     drawn = sampling.sample(keys, logits, sampling.Sampler())
-    shares = np.bincount(drawn, minlength=4) / count
+    shares = np.bincount(drawn, minlength=len(probs)) / count
     # The standard error is at most √(0.6·0.4/4000) = 0.008.
     np.testing.assert_allclose(shares, probs, atol=0.03)
-    assert shares[3] == 0
+    assert np.all(shares[probs == 0] == 0)
+
+
+def test_many_tokens_are_drawn_evenly():
+    # 1,000 tokens of probability 1/1000 each, 40 draws of each expected:
+    # Σ(found - 40)²/40 has a mean of 999 and a deviation of √(2·999) = 45.
+    keys = jax.random.split(jax.random.key(2), 40_000)
+    logits = jnp.zeros((40_000, 1000))
+    drawn = jax.jit(sampling.sample, static_argnums=2)(keys, logits, sampling.Sampler())
+    found = np.bincount(drawn, minlength=1000)
+    assert abs(np.sum((found - 40) ** 2 / 40) - 999) < 4 * 45
+    assert found.shape == (1000,)
+
+
+def test_what_was_filtered_out_is_never_drawn():
+    # All but three of 5,000 tokens, which are in one block.
+    logits = jnp.full((3000, 5000), -jnp.inf).at[:, 4990:4993].set(0.0)
+    keys = jax.random.split(jax.random.key(3), 3000)
+    drawn = jax.jit(sampling.sample, static_argnums=2)(keys, logits, sampling.Sampler())
+    assert set(np.unique(drawn)) == {4990, 4991, 4992}
 
 
 def test_a_row_is_drawn_with_its_own_key():
     keys = jax.random.split(jax.random.key(0), 3)
     logits = jax.random.normal(jax.random.key(1), (3, 50))
     together = sampling.sample(keys, logits, sampling.Sampler())
-    alone = [int(jax.random.categorical(keys[i], logits[i])) for i in range(3)]
+    alone = [
+        int(sampling.sample(keys[i, None], logits[i, None], sampling.Sampler())[0])
+        for i in range(3)
+    ]
     np.testing.assert_array_equal(together, alone)
+    assert len(set(alone)) > 1
 
 
 @pytest.mark.parametrize(
