@@ -96,7 +96,15 @@ def model(config: ml_collections.ConfigDict, init) -> ml_collections.ConfigDict:
     """A model by directory: where it starts, and how it computes."""
     dtype = config.get_ref('dtype').identity()
     # Of a frozen model, or of one under adapters: 'int8' or 'int4' kernels.
-    return _dict(init=init, dtype=dtype, remat='none', quantize='none')
+    return _dict(
+        init=init,
+        dtype=dtype,
+        remat='none',
+        # Of a language model: 0 is all tokens at once; none by the vocabulary, see
+        # `scoring.CHUNK`.
+        logits_chunk=_maybe(int),
+        quantize='none',
+    )
 
 
 def lora(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -65,6 +65,10 @@ MEANINGS = (
         rf'{_MODEL}\.quantize',
         'kernels of a frozen model, or of one under adapters: none, int8 or int4',
     ),
+    (
+        rf'{_MODEL}\.logits_chunk',
+        'tokens whose logits are in memory at a time; 0: all; none: automatic',
+    ),
     (rf'{_MODEL}\.remat', 'recomputed in the backward pass: none, dots or full'),
     (
         rf'({_MODEL}\.)?lora\.rank',

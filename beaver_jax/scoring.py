@@ -4,13 +4,22 @@ Axes: B rows, T tokens, P prompt, G response, V vocabulary; T = P + G. The value
 the distribution of a response token stand at the position before it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from beaver_jax import sharding
 from beaver_jax.losses import causal_lm
+from beaver_jax.models import lora
 from beaver_jax.models import score
 from beaver_jax.models import transformer
+
+# Of automatic `logits_chunk`: so many numbers at a time, 16 MiB, and no fewer tokens,
+# for each part reads the whole projection.
+CHUNK_NUMBERS = 2**22
+CHUNK = 1024
 
 
 def sequence_logps(
@@ -25,10 +34,10 @@ def sequence_logps(
     With segments, [B, T], a token is given those before it in its own; what is said of
     a segment's first token means nothing.
     """
-    logits, _ = model.apply(
-        {'params': params}, tokens, mask, segments=segments, stop=-1
+    hidden: Any = model.apply(
+        {'params': params}, tokens, mask, segments, stop=-1, method='hidden_states'
     )
-    return causal_lm.token_logps(logits, tokens[:, 1:])
+    return of_tokens(causal_lm.token_logps, model, params, hidden, tokens[:, 1:])
 
 
 def response_logps(
@@ -54,9 +63,83 @@ def response_logps(
       (logps [B, G], entropy [B, G] in nats), float32; arbitrary where mask is False.
     """
     start = tokens.shape[1] - response_length
-    logits, _ = model.apply({'params': params}, tokens, mask, start=start - 1, stop=-1)
-    logps = causal_lm.token_logps(logits, tokens[:, start:], temperature=temperature)
-    return logps, causal_lm.entropy(logits, temperature=temperature)
+    hidden: Any = model.apply(
+        {'params': params},
+        tokens,
+        mask,
+        start=start - 1,
+        stop=-1,
+        method='hidden_states',
+    )
+
+    def measure(logits, tokens):
+        logps = causal_lm.token_logps(logits, tokens, temperature=temperature)
+        return logps, causal_lm.entropy(logits, temperature=temperature)
+
+    return of_tokens(measure, model, params, hidden, tokens[:, start:])
+
+
+def of_tokens(
+    measure: Callable[[jax.Array, jax.Array], Any],
+    model: transformer.CausalLM,
+    params: Any,
+    hidden: jax.Array,
+    tokens: jax.Array,
+) -> Any:
+    """What is measured of tokens, without the logits of all of them in memory.
+
+    Logits are made of `logits_chunk` tokens at a time, and made again in the backward
+    pass: V numbers a token are much more than the D that they are made of.
+
+    Args:
+      measure: (logits [1, N, V], tokens [1, N]) to a pytree of [1, N].
+      model: The language model.
+      params: Its parameters.
+      hidden: [B, T, D]; at t what tokens[:, t] is scored by.
+      tokens: [B, T] int32.
+
+    Returns:
+      A pytree of [B, T].
+    """
+    model, params = lora.plain(model, params)
+    config = model.config
+
+    def of_rows(head, rows):
+        hidden, tokens = rows
+
+        def of_part(part):
+            hidden, tokens = (x[None] for x in part)
+            logits: Any = model.apply({'params': head}, hidden, method='logits_of')
+            return jax.tree.map(lambda x: x[0], measure(logits, tokens))
+
+        flat = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+        size = config.logits_chunk
+        if size is None:
+            size = max(CHUNK, CHUNK_NUMBERS // config.vocab_size)
+        found = by_parts(of_part, flat, size or tokens.size)
+        return jax.tree.map(lambda x: x.reshape(tokens.shape), found)
+
+    head = transformer.head_of(params, config)
+    return sharding.on_own_rows(of_rows, head, (hidden, tokens))
+
+
+def by_parts(fn: Callable[[Any], Any], tree: Any, size: int) -> Any:
+    """fn of [N, ...] arrays, at most `size` of N at a time, recomputed for gradients.
+
+    The parts are of one size, the last one filled up with zeros.
+    """
+    count = jax.tree.leaves(tree)[0].shape[0]
+    parts = -(-count // size)
+    if parts == 1:
+        return fn(tree)
+    size = -(-count // parts)
+
+    def split(x):
+        padding = ((0, parts * size - count),) + ((0, 0),) * (x.ndim - 1)
+        return jnp.pad(x, padding).reshape(parts, size, *x.shape[1:])
+
+    found = jax.lax.map(jax.checkpoint(fn), jax.tree.map(split, tree))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def response_values(

@@ -1,6 +1,6 @@
 """Meshes, and the matching of sharding rules; knows no model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 import re
 from typing import Any
@@ -222,6 +222,31 @@ def merge_rows(tree: Any) -> Any:
         return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
     return jax.tree.map(merge, tree)
+
+
+def on_own_rows(fn: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:
+    """fn(whole, rows), by every device of the batch axes for its own rows alone.
+
+    What all rows share is gathered once, before, and its gradient summed over the
+    devices once, after: in a loop over parts of the rows XLA would do so every time.
+
+    Args:
+      fn: Treats rows apart, and may be sharded over the tensor axis inside.
+      whole: A pytree of what all rows share.
+      rows: A pytree of [B, ...] arrays; so is what fn returns.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = BATCH[0]
+    parts = 1 if mesh.empty else math.prod(mesh.shape[name] for name in axes)
+    if parts == 1 or jax.tree.leaves(rows)[0].shape[0] % parts:
+        return fn(whole, rows)
+
+    def local(whole, rows):
+        return fn(jax.lax.pcast(whole, axes, to='varying'), rows)
+
+    return jax.shard_map(
+        local, in_specs=(PartitionSpec(), BATCH), out_specs=BATCH, axis_names=set(axes)
+    )(whole, rows)
 
 
 def to_host(tree: Any) -> Any:

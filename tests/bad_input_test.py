@@ -136,6 +136,7 @@ POLICY = [
         "config.reference.dtype='float64'; known: auto, float32",
     ),
     ({'critic.remat': 'some'}, "config.critic.remat='some'; known: none, full, dots."),
+    ({'actor.logits_chunk': -1}, 'config.actor.logits_chunk=-1; must not be negative'),
     ({'checkpoint.every': 0}, 'config.checkpoint.every=0; must be at least 1.'),
     ({'checkpoint.keep': 0}, 'config.checkpoint.keep=0; must be at least 1.'),
     ({'log.every': 0}, 'config.log.every=0; must be at least 1.'),

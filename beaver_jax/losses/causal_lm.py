@@ -23,7 +23,9 @@ def token_logps(
     chex.assert_rank([logits, tokens], [3, 2])
     chex.assert_equal_shape_prefix([logits, tokens], 2)
     logits = logits / temperature
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    # A sum of one: its gradient is no scatter, and devices may have parts of V each.
+    ids = jax.lax.broadcasted_iota(tokens.dtype, logits.shape, 2)
+    chosen = jnp.sum(jnp.where(ids == tokens[..., None], logits, 0.0), axis=-1)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 

@@ -118,6 +118,8 @@ class TransformerConfig:
       dtype: Type of activations and matmuls ('float32' or 'bfloat16').
       remat: What the backward pass recomputes: 'none' keeps all activations, 'full'
         keeps only the layers' inputs, 'dots' keeps the matmuls' results as well.
+      logits_chunk: Tokens whose logits are in memory at a time where tokens are scored;
+        0 for all, None for a number that suits the vocabulary.
     """
 
     vocab_size: int
@@ -162,6 +164,7 @@ class TransformerConfig:
     init_std: float = 0.02
     dtype: str = 'float32'
     remat: str = 'none'
+    logits_chunk: int | None = None
 
     def __post_init__(self):
         """Refuses sizes that do not fit together."""
@@ -189,6 +192,8 @@ class TransformerConfig:
                 f'windowed has {len(self.windowed)} entries for '
                 f'num_layers={self.num_layers} layers.'
             )
+        if self.logits_chunk is not None and self.logits_chunk < 0:
+            raise ValueError(f'logits_chunk={self.logits_chunk}; must not be negative.')
         if self.window is not None and self.window < 1:
             raise ValueError(f'window={self.window}; must be at least 1.')
         jnp.dtype(self.dtype)

@@ -161,3 +161,10 @@ class Adapted:
         """As the model's own, with the base under `variables['params']`."""
         params = overlay(self.lora, self.base, variables['params'])
         return self.model.apply({'params': params}, *args, **kwargs)
+
+
+def plain(model: Any, params: Params) -> tuple[Any, Params]:
+    """A model without a base beside it, and all its parameters."""
+    if not isinstance(model, Adapted):
+        return model, params
+    return model.model, overlay(model.lora, model.base, params)

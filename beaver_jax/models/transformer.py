@@ -97,6 +97,12 @@ def layer_list(layers: Any, count: int) -> tuple[Any, ...]:
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(count))
 
 
+def head_of(params: Any, config: config_lib.TransformerConfig) -> dict[str, Any]:
+    """The parameters that `CausalLM.logits_of` needs."""
+    name = 'embed' if config.tie_embeddings else 'lm_head'
+    return {name: params[name], 'layers': ()}
+
+
 class Attention(nn.Module):
     """Causal self-attention, with or without a cached past."""
 
@@ -387,7 +393,14 @@ class CausalLM(Decoder):
           stop: End of these positions; None is T.
         """
         hidden, cache = super().__call__(tokens, mask, cache, segments)
-        hidden = hidden[:, start:stop]
+        return self.logits_of(hidden[:, start:stop]), cache
+
+    def hidden_states(self, tokens, mask, segments=None, *, start=0, stop=None):
+        """What `logits_of` makes logits of: [B, stop - start, D]. Args: see above."""
+        return super().__call__(tokens, mask, None, segments)[0][:, start:stop]
+
+    def logits_of(self, hidden):
+        """Maps hidden states [..., D] to logits [..., V] float32; see `head_of`."""
         if self.config.tie_embeddings:
             logits = self.embed.attend(hidden)
         else:
@@ -400,4 +413,4 @@ class CausalLM(Decoder):
         cap = self.config.logit_softcap
         if cap is not None:
             logits = cap * jnp.tanh(logits / cap)
-        return logits, cache
+        return logits

@@ -153,9 +153,16 @@ def compute(section: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
             raise InputError(
                 f'config.{name}.{field}={section[field]!r}; known: {", ".join(values)}.'
             )
+    chunk = section.logits_chunk
+    if chunk is not None and chunk < 0:
+        raise InputError(
+            f'config.{name}.logits_chunk={chunk}; must not be negative; 0 is all '
+            'tokens at once, none a number that suits the vocabulary.'
+        )
     return {
         'dtype': resolved(section.dtype),
         'remat': section.remat,
+        'logits_chunk': chunk,
         'vocab_multiple': VOCAB_MULTIPLE,
     }
 

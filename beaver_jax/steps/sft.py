@@ -77,16 +77,21 @@ def sft_eval(
     params: Any, batch: types.SftBatch, *, model: transformer.CausalLM
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """(sum, count) over learnt tokens by name: 'loss', and 'accuracy' of the argmax."""
-    logits, _ = model.apply(
+    hidden: Any = model.apply(
         {'params': params},
         batch.tokens,
         batch.mask,
-        segments=batch.segments,
+        batch.segments,
         stop=-1,
+        method='hidden_states',
     )
+
+    def measure(logits, tokens):
+        hits = (jnp.argmax(logits, axis=-1) == tokens).astype(jnp.float32)
+        return causal_lm.token_logps(logits, tokens), hits
+
     targets, counted = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
-    logps = causal_lm.token_logps(logits, targets)
-    hits = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    logps, hits = scoring.of_tokens(measure, model, params, hidden, targets)
     count = jnp.sum(counted).astype(jnp.float32)
     return {
         'loss': (-jnp.sum(jnp.where(counted, logps, 0.0)), count),

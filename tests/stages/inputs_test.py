@@ -137,7 +137,7 @@ def test_a_fresh_head_sits_on_the_decoder_as_it_is():
 )
 def test_types_of_computation_and_parameters(dtype, backend, expected, monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    section = config(dtype=dtype, remat='none')
+    section = config(dtype=dtype, remat='none', logits_chunk=None)
     assert inputs.compute(section, 'actor')['dtype'] == expected
     assert inputs.param_dtype(section, frozen=True) == expected
     assert inputs.param_dtype(section, frozen=False) == 'float32'
