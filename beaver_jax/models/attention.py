@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from beaver_jax.models import config as config_lib
+from beaver_jax.models import kernels
 
 BLOCKS = 4  # of queries, in a pass without a cache
 SHORT = 64  # fewer queries are one block
@@ -88,6 +89,7 @@ class Context(struct.PyTreeNode):
     mask: jax.Array  # [B, T, S] bool
     near: jax.Array | None  # [B, T, S] bool, of windowed layers
     bias: jax.Array | None  # [B, N, 1, S] float32, added to the logits
+    pattern: kernels.Pattern | None = None  # the masks once more; without a cache
 
     def of_layer(self, windowed: bool | jax.Array) -> 'Context':
         """With the mask of one layer."""
@@ -97,7 +99,8 @@ class Context(struct.PyTreeNode):
             mask = self.near if windowed else self.mask
         else:
             mask = jnp.where(windowed, self.near, self.mask)
-        return self.replace(mask=mask, near=None)
+        pattern = self.pattern and self.pattern.replace(windowed=windowed)
+        return self.replace(mask=mask, near=None, pattern=pattern)
 
 
 def ages(query_start: jax.Array | int, queries: int, keys: int) -> jax.Array:
@@ -154,11 +157,12 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
     bias: jax.Array | None = None,
+    pattern: kernels.Pattern | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention with grouped heads.
 
-    cuDNN's fused kernel where it can, XLA elsewhere; jax.nn would not choose cuDNN
-    by itself.
+    A program that is lowered for CUDA or a TPU, on whatever machine, has its fused
+    kernel where the shape allows, and all else is left to XLA.
 
     Args:
       q: [B, N, T, A].
@@ -168,29 +172,32 @@ def attend(
       scale: Multiplies the logits; None is 1/√A.
       softcap: Bounds them, as c·tanh(x/c).
       bias: [B, N, 1, S], added to them.
+      pattern: What the mask says, in terms of splash; None is never for splash.
 
     Returns:
       [B, N, T, A].
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    plain = softcap is None and bias is None
-    if jax.default_backend() == 'gpu' and plain and _fits_cudnn(q, k):
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        return jax.nn.dot_product_attention(
-            q, k, v, mask=mask[:, None], scale=scale, implementation='cudnn'
-        ).swapaxes(1, 2)
-    return _attend_causal(q, k, v, mask, scale, softcap, bias)
 
+    def xla(q, k, v, mask, pattern):
+        return _attend_causal(q, k, v, mask, scale, softcap, bias)
 
-def _fits_cudnn(q, k) -> bool:
-    """16 bits, head dim a multiple of 8 up to 128, even lengths: cuDNN's limits."""
-    return (
-        q.dtype in (jnp.bfloat16, jnp.float16)
-        and q.shape[-1] <= 128
-        and q.shape[-1] % 8 == 0
-        and q.shape[2] % 2 == 0
-        and k.shape[2] % 2 == 0
-    )
+    def cudnn(q, k, v, mask, pattern):
+        return kernels.cudnn(q, k, v, mask[:, None], scale=scale)
+
+    def splash(q, k, v, mask, pattern):
+        return kernels.splash(q, k, v, pattern, scale=scale, softcap=softcap)
+
+    fused = {}
+    plain = bias is None and softcap is None
+    if plain and kernels.fits_cudnn(q, k) and kernels.lowers_cudnn():
+        fused['cuda'] = cudnn
+    if bias is None and pattern is not None and kernels.fits_splash(q, k):
+        fused['tpu'] = splash
+    if not fused:
+        return xla(q, k, v, mask, pattern)
+    # All are traced, one is lowered.
+    return jax.lax.platform_dependent(q, k, v, mask, pattern, **fused, default=xla)
 
 
 def _attend_causal(q, k, v, mask, scale, softcap, bias):

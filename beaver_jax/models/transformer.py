@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from beaver_jax.models import attention
 from beaver_jax.models import config as config_lib
+from beaver_jax.models import kernels
 from beaver_jax.models import modules
 from beaver_jax.models import positions
 
@@ -143,6 +144,7 @@ class Attention(nn.Module):
             scale=c.attention_scale,
             softcap=c.attention_softcap,
             bias=context.bias,
+            pattern=context.pattern,
         )
         out = out.swapaxes(1, 2).reshape(rows, length, -1)
         return linear(c.embed_dim, bias=c.o_bias, name='o')(out), (k, v)
@@ -329,6 +331,16 @@ class Decoder(nn.Module):
             bias=positions.alibi(key_places, c.num_heads)
             if c.positions == 'alibi'
             else None,
+            pattern=self._pattern(seen, key_mask, segments),
+        )
+
+    def _pattern(self, seen, mask, segments):
+        if seen.shape[1] != seen.shape[2]:
+            return None  # there is a past
+        windows = self.config.layer_windows()
+        return kernels.pattern(seen, mask, segments).replace(
+            window=self.config.window if any(windows) else None,
+            mixed=len(set(windows)) > 1,
         )
 
     def _scan(self, x, context):
