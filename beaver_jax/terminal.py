@@ -196,7 +196,8 @@ def table(
     for index, column in enumerate(columns):
         justify: Literal['left', 'right'] = 'right' if index else 'left'
         # Headings may go over several lines; neither a word nor a figure is cut.
-        texts = [*column.split(), *(row[index] for row in cells)]
+        lines = (line for row in cells for line in row[index].split('\n'))
+        texts = [*column.split(), *lines]
         width = max(map(len, texts), default=0)
         grid.add_column(column, justify=justify, no_wrap=not index, min_width=width)
     for row in cells:

@@ -52,21 +52,34 @@ def test_wins_and_ties():
 
 def test_the_table_of_safety():
     # Baseline safe: rows 0, 1, 2, 5; the other safe: rows 0, 2, 3, 5. Wins: 0, 3, 4, 5.
-    assert evaluators.safety_table(OTHER, BASE) == {
-        'safe': {
-            'safe': {'count': 3, 'win_rate': pytest.approx(2 / 3)},  # 0, 2, 5
-            'unsafe': {'count': 1, 'win_rate': 0.0},  # 1
-        },
-        'unsafe': {
-            'safe': {'count': 1, 'win_rate': 1.0},  # 3
-            'unsafe': {'count': 1, 'win_rate': 1.0},  # 4
-        },
+    table = evaluators.safety_table(OTHER, BASE)
+    cells = {
+        (base, name): (cell['count'], cell['win_rate'])
+        for base, row in table.items()
+        for name, cell in row.items()
     }
+    assert cells == {
+        ('safe', 'safe'): (3, pytest.approx(2 / 3)),  # 0, 2, 5
+        ('safe', 'unsafe'): (1, 0.0),  # 1
+        ('unsafe', 'safe'): (1, 1.0),  # 3
+        ('unsafe', 'unsafe'): (1, 1.0),  # 4
+    }
+    # No win of 1: (1 - p)^1 = 0.025.
+    assert table['safe']['unsafe']['win_rate_interval'] == pytest.approx([0, 0.975])
+    # 3 of 6 rows, by which the interval is the same on both sides of a half.
+    low, high = table['safe']['safe']['share_interval']
+    assert (low, low + high) == (pytest.approx(0.1181, abs=1e-4), pytest.approx(1))
 
 
 def test_an_empty_cell_has_no_win_rate():
     table = evaluators.safety_table(answers([1], [-1]), answers([0], [-1]))
-    assert table['unsafe']['safe'] == {'count': 0, 'win_rate': None}
+    # None of 1 row, and of none of them.
+    assert table['unsafe']['safe'] == {
+        'count': 0,
+        'share_interval': pytest.approx([0, 0.975]),
+        'win_rate': None,
+        'win_rate_interval': [0, 1],
+    }
 
 
 def test_without_costs_there_is_no_safety():
@@ -74,7 +87,38 @@ def test_without_costs_there_is_no_safety():
     assert 'safe_rate' not in dict(evaluators.policy(plain))
     assert evaluators.safety_table(plain, plain) == {}
     assert 'cost' not in plain.row(0)
-    assert evaluate.summarize({'a': plain, 'b': plain}, 'a')['tables'] == {}
+    results = evaluate.summarize({'a': plain, 'b': plain}, 'a')
+    assert results['tables'] == {}
+    assert results['elo'].keys() == {'helpfulness'}
+
+
+def test_rates_have_exact_intervals():
+    gold = OTHER.with_gold([0] * 6, [-1] * 6)
+    found = evaluators.rate_intervals(gold, BASE)
+    assert found.keys() == {'safe_rate', 'gold_harmful_rate', 'win_rate', 'tie_rate'}
+    # 0 of 6: 1 - 0.025^(1/6)
+    assert found['gold_harmful_rate'] == pytest.approx([0, 0.45926], abs=1e-5)
+    # 4 of 6 both times, the safe and the better ones.
+    assert found['safe_rate'] == found['win_rate']
+    # Of the baseline against itself there is nothing to be estimated.
+    assert evaluators.rate_intervals(BASE, BASE).keys() == {'safe_rate'}
+
+
+def test_elo_by_reward_and_by_cost():
+    found = evaluators.ratings({'base': BASE, 'other': OTHER}, 'base')
+    # 4 wins, a tie and a loss: 4.5 of 6, with the prior 5 to 2. 400·log10(5/2)
+    assert found['helpfulness']['other']['rating'] == pytest.approx(1159.18, abs=0.01)
+    # Costs: 3 lower (0, 3, 5), 1 equal (2), 2 higher (1, 4): 3.5 of 6, with the prior
+    # 4 to 3. 400·log10(4/3)
+    assert found['harmlessness']['other']['rating'] == pytest.approx(1049.98, abs=0.01)
+    assert found['harmlessness']['base'] == {'rating': 1000, 'low': 1000, 'high': 1000}
+
+
+def test_elo_needs_scores_of_two():
+    assert evaluators.ratings({'base': BASE}, 'base') == {}
+    silent = dataclasses.replace(OTHER, reward=np.full(6, np.nan))
+    found = evaluators.ratings({'base': BASE, 'other': silent}, 'base')
+    assert found.keys() == {'harmlessness'}
 
 
 def test_the_first_of_several_costs_decides_what_is_safe():
@@ -142,6 +186,8 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
     assert small['tables'].keys() == {'after vs before'}
     cells = small['tables']['after vs before']
     assert sum(cell['count'] for row in cells.values() for cell in row.values()) == 96
+    assert small['elo'].keys() == {'helpfulness', 'harmlessness'}
+    assert 'Elo, before = 1000, with 95% intervals' in shown
     for one, other in zip(small_rows, large_rows, strict=True):
         assert one['prompt'] == other['prompt']
         for name in ('before', 'after'):

@@ -321,7 +321,7 @@ def test_plots_take_the_ink_of_the_page(run):
 
 
 def test_bars_begin_at_zero():
-    bars = Page(page._bars({'a': 1.0, 'b': -3.0}, share=False)).tags
+    bars = Page(page._bars({'a': 1.0, 'b': -3.0}, False, {})).tags
     styles = [attributes['style'] for tag, attributes in bars if tag == 'i'][1::2]
     # From -3 to 1: zero is at 3/4 of the width.
     assert styles[0].startswith('margin-left:75.00%;width:25.00%')
@@ -346,6 +346,52 @@ def test_tables_have_only_columns_with_figures(run):
         ['PPO-Lagrangian', '30.0', '-'],
         ['total', '71.5', '-'],
     ]
+
+
+def add_intervals(run):
+    file = run / 'evaluate' / 'results.json'
+    results = json.loads(file.read_text())
+    results['intervals'] = {'sft': {'gold_harmful_rate': [0.125, 0.375]}}
+    results['elo'] = {
+        axis: {
+            'sft': {'rating': 1000.0, 'low': 1000.0, 'high': 1000.0},
+            'ppo': {'rating': 1200.0, 'low': 1150.4, 'high': 1260.0},
+        }
+        for axis in ('helpfulness', 'harmlessness')
+    }
+    results['tables']['ppo_lag vs sft']['safe']['safe']['win_rate_interval'] = [0.5, 1]
+    write_json(file, results)
+
+
+def test_intervals_and_elo_stand_in_the_tables(run):
+    add_intervals(run)
+    tables = summaries.tables(summaries.summarize(files.load(run)))
+    rates, elo = tables[:2]
+    assert rates.title == 'Policies on 50 held-out prompts, with 95% intervals'
+    assert [row[1] for row in rates.rows] == ['25.0%\n12.5–37.5%', '25.0%', '25.0%']
+    assert elo.title == 'Elo, SFT = 1000, with 95% intervals'
+    assert elo.columns[1:] == ['helpfulness (by reward)', 'harmlessness (by cost)']
+    assert [row[1] for row in elo.rows] == ['1,000', '1,200 (1,150–1,260)', '-']
+
+
+def test_intervals_and_elo_stand_on_the_page(run):
+    add_intervals(run)
+    report.write(run)
+    found = read_page(run)
+    assert found.open == []
+    assert '12.5–37.5%' in found.texts
+    at = found.texts.index('3 (67% won)')
+    assert found.texts[at + 1] == '50.0–100.0%'
+    whiskers = [attributes['style'] for tag, attributes in found.tags if tag == 'u']
+    assert whiskers == ['left:12.50%;width:25.00%']
+    assert (run / 'report' / 'elo.png').exists()
+
+
+def test_policies_are_drawn_in_the_plane_of_both_ratings(run):
+    add_intervals(run)
+    axes = axes_of(run, 'elo')
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines]
+    assert points == [(1000, 1000), (1200, 1200)]
 
 
 def test_several_costs_have_their_names_in_tables_and_charts(run):

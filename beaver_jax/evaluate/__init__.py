@@ -54,11 +54,11 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         found[name] = scorer.answer(name, path, prompts)
         if config.data.world:
             found[name] = with_gold(found[name], prompts)
-    results = summarize(found, config.baseline)
     directory = directories.directory(config)
     with (directory / 'samples.jsonl').open('w') as lines:
         for row in samples(found, prompts):
             lines.write(json.dumps(metrics_lib.jsonable(row)) + '\n')
+    results = summarize(found, config.baseline)
     metrics_lib.write_json(directory / directories.RESULTS, results)
     log.info('evaluate: wrote %s/%s and samples.jsonl', directory, directories.RESULTS)
     return results
@@ -128,6 +128,11 @@ def summarize(found: dict[str, evaluators.Answers], baseline: str) -> dict[str, 
             | dict(evaluators.comparison(answers, base))
             for name, answers in found.items()
         },
+        'intervals': {
+            name: evaluators.rate_intervals(answers, base)
+            for name, answers in found.items()
+        },
+        'elo': evaluators.ratings(found, baseline),
         'tables': {
             f'{name} vs {baseline}': evaluators.safety_table(answers, base)
             for name, answers in found.items()

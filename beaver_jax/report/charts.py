@@ -45,7 +45,7 @@ def draw(run: files.Run) -> list[Chart]:
             for key, name in summary.costs(run.results).items()
             for chart in _scatter(run, key, name)
         )
-        charts = [*_curves(run), *_distributions(run), *scatters]
+        charts = [*_curves(run), *_distributions(run), *scatters, *_elo(run)]
         for chart in charts:
             _arrange(chart.figure)
         return charts
@@ -192,6 +192,33 @@ def _scatter(run: files.Run, key: str, cost: str) -> Iterator[Chart]:
         _safety_line(axes)
         caption = 'One point an answer, by the score models; large: the mean.'
         yield Chart(f'reward_against_{_slug(key)}', 'policies', caption, figure)
+
+
+def _elo(run: files.Run) -> Iterator[Chart]:
+    """The policies in the plane of both ratings."""
+    elo = run.results.get('elo', {})
+    if len(elo) < 2:
+        return
+    figure, axes = _axes('Elo', 'helpfulness', 'harmlessness')
+    for name in elo['helpfulness']:
+        if name not in elo['harmlessness']:
+            continue
+        x, y = elo['helpfulness'][name], elo['harmlessness'][name]
+        color, _, marker = style.look(name)
+        axes.errorbar(
+            x['rating'],
+            y['rating'],
+            [[y['rating'] - y['low']], [y['high'] - y['rating']]],
+            [[x['rating'] - x['low']], [x['high'] - x['rating']]],
+            fmt=marker,
+            color=color,
+            markeredgecolor=style.INK,
+            markersize=8,
+            label=summary.label(name),
+        )
+    _legend(axes)
+    caption = 'By rewards and costs of answers to the same prompts; 95% intervals.'
+    yield Chart('elo', 'policies', caption, figure)
 
 
 def _axes(title: str, x: str, y: str = '') -> tuple[Figure, Axes]:

@@ -33,7 +33,10 @@ def render(
     name = html.escape(run.path.resolve().name)
     sections = (
         ('', _headlines(summary)),
-        ('Policies on held-out prompts', _table(summaries.policies(summary))),
+        (
+            'Policies on held-out prompts',
+            _table(summaries.policies(summary)) + _table(summaries.ratings(summary)),
+        ),
         ('Wins, by who is safe', _cross_tables(run)),
         ('Answers before and after', _charts(drawn, 'policies')),
         (
@@ -85,15 +88,21 @@ def _headlines(summary: dict[str, Any]) -> str:
             for name in summary.get('policies', [])
             if _is_number(summary[name].get(key))
         }
+        ends = {
+            name: found[key]
+            for name, found in summary.get('intervals', {}).items()
+            if key in found
+        }
         if values:
-            cards.append(
-                f'<div class="card"><h3>{title}</h3>{_bars(values, share)}</div>'
-            )
+            bars = _bars(values, share, ends)
+            cards.append(f'<div class="card"><h3>{title}</h3>{bars}</div>')
     return f'<div class="grid wide">{"".join(cards)}</div>' if cards else ''
 
 
-def _bars(values: dict[str, float], share: bool) -> str:
-    """One bar a policy, from 0; shares on a scale that ends at 1."""
+def _bars(
+    values: dict[str, float], share: bool, intervals: dict[str, Sequence[float]]
+) -> str:
+    """One bar a policy, from 0; shares on a scale that ends at 1, with intervals."""
     low = min(0.0, *values.values())
     high = max(1.0 if share else 0.0, *values.values())
     span = (high - low) or 1.0
@@ -101,10 +110,15 @@ def _bars(values: dict[str, float], share: bool) -> str:
     for name, value in values.items():
         left = 100 * (min(value, 0.0) - low) / span
         width = 100 * abs(value) / span
+        whisker, said = '', ''
+        if name in intervals:
+            begin, end = (100 * (x - low) / span for x in intervals[name])
+            whisker = f'<u style="left:{begin:.2f}%;width:{end - begin:.2f}%"></u>'
+            said = f' title="95%: {summaries.span(intervals[name])}"'
         bars.append(
-            f'<div class="bar"><span>{_named(name)}</span><span class="track">'
+            f'<div class="bar"{said}><span>{_named(name)}</span><span class="track">'
             f'<i style="margin-left:{left:.2f}%;width:{width:.2f}%;'
-            f'background:{style.look(name)[0]}"></i></span>'
+            f'background:{style.look(name)[0]}"></i>{whisker}</span>'
             f'<b>{summaries.figure(value, share)}</b></div>'
         )
     return ''.join(bars)
@@ -121,13 +135,19 @@ def _table(table: summaries.Table) -> str:
         return ''
     head = ''.join(f'<th>{html.escape(column)}</th>' for column in table.columns)
     rows = ''.join(
-        f'<tr>{"".join(f"<td>{html.escape(cell)}</td>" for cell in row)}</tr>'
+        f'<tr>{"".join(f"<td>{_cell(cell)}</td>" for cell in row)}</tr>'
         for row in table.rows
     )
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{rows}</tbody></table></div>'
     )
+
+
+def _cell(text: str) -> str:
+    """A cell; what stands below its first line is an interval, and softer."""
+    first, *below = html.escape(text).split('\n')
+    return first + ''.join(f'<br><span class="soft">{line}</span>' for line in below)
 
 
 def _cross_tables(run: files.Run) -> str:
@@ -145,7 +165,7 @@ def _cross_tables(run: files.Run) -> str:
         cards.append(f'<div class="card"><h3>{heading}</h3>{table}</div>')
     note = (
         '<p class="soft">Prompts by whether the two answers are safe, and how often '
-        'the first policy has the higher reward among them.</p>'
+        'the first policy has the higher reward among them, with 95% intervals.</p>'
     )
     return f'{note}<div class="grid wide">{"".join(cards)}</div>' if cards else ''
 
@@ -153,7 +173,9 @@ def _cross_tables(run: files.Run) -> str:
 def _wins(cell: dict[str, Any]) -> str:
     if cell.get('win_rate') is None:
         return f'{cell.get("count", 0)}'
-    return f'{cell["count"]} ({cell["win_rate"]:.0%} won)'
+    won = f'{cell["count"]} ({cell["win_rate"]:.0%} won)'
+    ends = cell.get('win_rate_interval')
+    return f'{won}\n{summaries.span(ends)}' if ends else won
 
 
 def _charts(drawn: Sequence[charts.Chart], section: str) -> str:

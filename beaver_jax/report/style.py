@@ -72,7 +72,7 @@ p { margin: 0.25rem 0 0.75rem; max-width: 46rem; }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 1rem;
   min-width: 0; }
 .scroll { overflow-x: auto; }
-.grid + .scroll, .scroll + .grid { margin-top: 1.25rem; }
+.grid + .scroll, .scroll + .grid, .scroll + .scroll { margin-top: 1.25rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 0.9rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
@@ -84,7 +84,9 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .bar { display: grid; grid-template-columns: 9.5rem 1fr 4rem; gap: 0.6rem;
   align-items: center; font-size: 0.92rem; margin-top: 0.4rem; }
 .bar b { text-align: right; font-variant-numeric: tabular-nums; }
-.track { background: var(--wash); border-radius: 4px; height: 0.7rem; }
+.track { background: var(--wash); border-radius: 4px; height: 0.7rem;
+  position: relative; }
+.track u { position: absolute; top: 50%; border-top: 1.5px solid var(--ink); }
 .track i { display: block; height: 100%; border-radius: 4px; min-width: 2px; }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; }

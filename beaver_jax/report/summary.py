@@ -1,6 +1,6 @@
 """The figures of a run: as one dict, and as tables for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import statistics
 from typing import Any, NamedTuple
 
@@ -35,8 +35,9 @@ def summarize(run: files.Run) -> dict[str, Any]:
 
     Returns:
       'seed' ('seeds' by stage where they differ); 'policies', their names, and under
-      each name what was measured of it; 'prompts', 'baseline' and the names of the
-      'costs' of the evaluation;
+      each name what was measured of it; 'prompts', 'baseline', the names of the
+      'costs', 'intervals' of rates by policy, and 'elo' by quality and policy, of the
+      evaluation;
       'reward_model' and 'cost_model', metrics on held-out pairs; 'multiplier', by
       constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage, with 'total';
       'timings' by stage, medians over its steps.
@@ -55,7 +56,9 @@ def summarize(run: files.Run) -> dict[str, Any]:
 def evaluation(results: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a summary that an evaluation's results.json gives."""
     told = {
-        key: results[key] for key in ('prompts', 'baseline', 'costs') if key in results
+        key: results[key]
+        for key in ('prompts', 'baseline', 'costs', 'intervals', 'elo')
+        if results.get(key)
     }
     models = results.get('models', {})
     return told | ({'policies': list(models)} | models if models else {})
@@ -125,15 +128,30 @@ def figure(value: Any, share: bool = False) -> str:
     return terminal.number(value)
 
 
+def span(ends: Sequence[float]) -> str:
+    """Formats the interval of a share of 1: '31.5–43.7%'."""
+    low, high = ends
+    return f'{100 * low:.1f}–{100 * high:.1f}%'
+
+
 def tables(summary: dict[str, Any]) -> list[Table]:
     """The tables that the summary has figures for."""
-    makers = (policies, score_models, multipliers, stages)
+    makers = (policies, ratings, score_models, multipliers, stages)
     return [table for table in (make(summary) for make in makers) if table.rows]
 
 
 def policies(summary: dict[str, Any]) -> Table:
-    """What was measured of each policy on held-out prompts."""
+    """What was measured of each policy on held-out prompts.
+
+    Rates have their intervals below them, in the same cell.
+    """
     measured = {name: summary[name] for name in summary.get('policies', [])}
+    intervals = summary.get('intervals', {})
+
+    def below(name, key):
+        ends = intervals.get(name, {}).get(key)
+        return f'\n{span(ends)}' if ends else ''
+
     keys = {key for policy in measured.values() for key in policy}
     headings = costs(summary)
     if len(headings) > 1:
@@ -147,15 +165,45 @@ def policies(summary: dict[str, Any]) -> Table:
     ]
     columns += [(key, headings[key], False) for key in headings if key not in _KEYS]
     rows = [
-        [label(name), *(figure(policy.get(key), share) for key, _, share in columns)]
+        [
+            label(name),
+            *(
+                figure(policy.get(key), share) + below(name, key)
+                for key, _, share in columns
+            ),
+        ]
         for name, policy in measured.items()
     ]
     count = (
         f' on {summary["prompts"]:,} held-out prompts' if 'prompts' in summary else ''
     )
+    also = ', with 95% intervals' if intervals else ''
     return Table(
-        f'Policies{count}', ['policy', *(heading for _, heading, _ in columns)], rows
+        f'Policies{count}{also}',
+        ['policy', *(heading for _, heading, _ in columns)],
+        rows,
     )
+
+
+def ratings(summary: dict[str, Any]) -> Table:
+    """Elo of the policies by the score models."""
+    elo = summary.get('elo', {})
+    by = {'helpfulness': 'reward', 'harmlessness': 'cost'}
+    names = summary.get('policies', []) if elo else []
+    rows = [
+        [label(name), *(_rating(elo[axis].get(name)) for axis in elo)] for name in names
+    ]
+    title = f'Elo, {label(summary.get("baseline", ""))} = 1000, with 95% intervals'
+    return Table(title, ['policy', *(f'{axis} (by {by[axis]})' for axis in elo)], rows)
+
+
+def _rating(one: Mapping[str, float] | None) -> str:
+    """E.g. '1,234 (1,204–1,264)'; the baseline, to which others are set, '1,000'."""
+    if one is None:
+        return '-'
+    if one['low'] == one['high']:
+        return f'{one["rating"]:,.0f}'
+    return f'{one["rating"]:,.0f} ({one["low"]:,.0f}–{one["high"]:,.0f})'
 
 
 def score_models(summary: dict[str, Any]) -> Table:
