@@ -111,7 +111,7 @@ def test_splash_computes_what_xla_does(meshed, packed, window, softcap):
     segments = None
     if packed:
         segments = jnp.broadcast_to(jnp.arange(LENGTH) // 100, mask.shape)
-    seen = attention.attention_mask(mask, 0, LENGTH, segments)
+    seen = attention.attention_mask(mask, attention.ages(0, LENGTH, LENGTH), segments)
     # Of windowed and other layers the scan tells by a number.
     pattern = kernels.pattern(seen, mask, segments).replace(
         window=window, mixed=window is not None, windowed=jnp.asarray(True)
