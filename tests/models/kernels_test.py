@@ -111,12 +111,13 @@ def test_splash_computes_what_xla_does(meshed, packed, window, softcap):
     segments = None
     if packed:
         segments = jnp.broadcast_to(jnp.arange(LENGTH) // 100, mask.shape)
-    seen = attention.attention_mask(mask, attention.ages(0, LENGTH, LENGTH), segments)
+    age = attention.ages(0, LENGTH, LENGTH)
+    seen = attention.attention_mask(mask, age, segments)
     # Of windowed and other layers the scan tells by a number.
     pattern = kernels.pattern(seen, mask, segments).replace(
         window=window, mixed=window is not None, windowed=jnp.asarray(True)
     )
-    near = seen if window is None else attention.near_mask(seen, 0, window)
+    near = seen if window is None else attention.near_mask(seen, age, window)
     # Where pads see tokens both agree as well: token-wise losses score such pads.
     read = jnp.any(near & mask[:, None], axis=-1)[:, None, :, None]
 
