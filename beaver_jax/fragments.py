@@ -223,6 +223,9 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
         # response; slots are for more rows than memory holds, or than keep a device's
         # matmuls busy: who has ended makes room for who waits.
         slots=0,
+        # Above 0, models read samples in packs without their padding, of this many
+        # different sizes at most; each size is a program.
+        pack_sizes=0,
         prompt_buckets=1,  # lengths that prompts are padded to when they enter a slot
     )
     config.ppo = _dict(

@@ -125,6 +125,10 @@ MEANINGS = (
         'the samples are scored in so many parts; more need less memory',
     ),
     (r'rollout\.slots', 'rows decoded at a time, refilled as they end; 0: all at once'),
+    (
+        r'rollout\.pack_sizes',
+        'sizes of packs in which samples are read without padding; 0: none',
+    ),
     (r'rollout\.prompt_buckets', 'lengths that prompts are padded to; needs slots'),
     (r'ppo\.kl_coeff', 'κ: weight of the KL penalty'),
     (r'ppo\.clip_ratio', "ε of PPO's ratio"),

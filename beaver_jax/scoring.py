@@ -1,7 +1,8 @@
 """What models say of sequences: log-probabilities, values, end scores.
 
 Axes: B rows, T tokens, P prompt, G response, V vocabulary; T = P + G. The value and
-the distribution of a response token stand at the position before it.
+the distribution of a response token stand at the position before it. With packs the
+models read R of them instead of the B rows, and what they say is picked from there.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from beaver_jax import sharding
+from beaver_jax import types
 from beaver_jax.losses import causal_lm
 from beaver_jax.models import lora
 from beaver_jax.models import score
@@ -48,6 +50,7 @@ def response_logps(
     *,
     response_length: int,
     temperature: float = 1.0,
+    packs: types.Packs | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the response tokens, and the policy's entropy there.
 
@@ -58,19 +61,26 @@ def response_logps(
       mask: [B, T] bool.
       response_length: G.
       temperature: That of sampling: the scored policy is the sampled one.
+      packs: Where the rows stand without their padding, or None.
 
     Returns:
       (logps [B, G], entropy [B, G] in nats), float32; arbitrary where mask is False.
     """
     start = tokens.shape[1] - response_length
-    hidden: Any = model.apply(
-        {'params': params},
-        tokens,
-        mask,
-        start=start - 1,
-        stop=-1,
-        method='hidden_states',
-    )
+    hidden: Any
+    if packs is None:
+        hidden = model.apply(
+            {'params': params},
+            tokens,
+            mask,
+            start=start - 1,
+            stop=-1,
+            method='hidden_states',
+        )
+    else:
+        laid = laid_out(tokens, packs)
+        hidden = model.apply({'params': params}, *laid, method='hidden_states')
+        hidden = picked(hidden, packs.places[:, :-1])
 
     def measure(logits, tokens):
         logps = causal_lm.token_logps(logits, tokens, temperature=temperature)
@@ -142,6 +152,30 @@ def by_parts(fn: Callable[[Any], Any], tree: Any, size: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
+def laid_out(
+    tokens: jax.Array, packs: types.Packs
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rows [B, T] as packs: tokens, mask and segments, [R, T] each."""
+
+    def of_own(_, own):
+        tokens, source = own
+        return tokens.reshape(-1)[jnp.maximum(source, 0)]
+
+    mask = packs.source >= 0
+    laid = sharding.on_own_rows(of_own, (), (tokens, packs.source))
+    return jnp.where(mask, laid, 0), mask, packs.segments
+
+
+def picked(x: jax.Array, places: jax.Array) -> jax.Array:
+    """What packs hold at places: [R, T, ...] and [B, n] to [B, n, ...]."""
+
+    def of_own(_, own):
+        x, places = own
+        return x.reshape(-1, *x.shape[2:])[places]
+
+    return sharding.on_own_rows(of_own, (), (x, places))
+
+
 def response_values(
     model: score.ScoreModel,
     params: Any,
@@ -149,9 +183,14 @@ def response_values(
     mask: jax.Array,
     *,
     response_length: int,
+    packs: types.Packs | None = None,
 ) -> jax.Array:
     """Values before each response token and after the last: [B, T] to [B, G + 1]."""
-    scores: Any = model.apply({'params': params}, tokens, mask)
+    scores: Any
+    if packs is not None:
+        scores = model.apply({'params': params}, *laid_out(tokens, packs))
+        return picked(scores[..., 0], packs.places)
+    scores = model.apply({'params': params}, tokens, mask)
     return scores[..., 0][:, tokens.shape[1] - response_length - 1 :]
 
 
@@ -163,6 +202,7 @@ def end_scores(
     mask: jax.Array,
     *,
     normalize: bool = False,
+    packs: types.Packs | None = None,
 ) -> jax.Array:
     """Scores of whole sequences, [B, outputs], normalized where asked.
 
@@ -173,9 +213,15 @@ def end_scores(
       tokens: [B, T] int32.
       mask: [B, T] bool.
       normalize: Normalize by the model's type: rewards affinely, costs by scale.
+      packs: Where the rows stand without their padding, or None.
     """
-    scores: Any = model.apply({'params': params}, tokens, mask)
-    ends = score.end_scores(scores, mask)
+    scores: Any
+    if packs is None:
+        scores = model.apply({'params': params}, tokens, mask)
+        ends = score.end_scores(scores, mask)
+    else:
+        scores = model.apply({'params': params}, *laid_out(tokens, packs))
+        ends = picked(scores, packs.places[:, -1:])[:, 0]
     if not normalize:
         return ends
     function = score.NORMALIZE_FUNCTIONS[model.config.score_type]

@@ -192,9 +192,9 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(put, batch)
 
 
-def spread(mesh: Mesh, batch: Any) -> Any:
-    """The same of rows that every process has all of."""
-    sharding = batch_sharding(mesh)
+def spread(mesh: Mesh, batch: Any, sharding: NamedSharding | None = None) -> Any:
+    """The same of rows that every process has all of; or in another sharding."""
+    sharding = sharding or batch_sharding(mesh)
 
     def put(rows):
         return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)

@@ -51,6 +51,8 @@ class Samples(struct.PyTreeNode):
     response_mask: jax.Array  # [B, G] bool, the EOS included
     logps: jax.Array  # [B, G] float32, of the sampled policy, at its temperature
     truncated: jax.Array  # [B] bool, cut by length: no EOS
+    # The same rows without padding; models that read them compute only what is there.
+    packs: 'Packs | None' = None
 
 
 class Packs(struct.PyTreeNode):

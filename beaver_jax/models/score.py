@@ -32,9 +32,12 @@ class ScoreModel(nn.Module):
             c.score_dim, c.score_bias, 'float32', c.backbone.init_std
         )
 
-    def __call__(self, tokens, mask):
-        """Maps tokens and mask, [B, T], to scores [B, T, outputs] float32."""
-        hidden, _ = self.backbone(tokens, mask)
+    def __call__(self, tokens, mask, segments=None):
+        """Maps tokens and mask, [B, T], to scores [B, T, outputs] float32.
+
+        Segments, [B, T], are sequences of a row that do not see each other.
+        """
+        hidden, _ = self.backbone(tokens, mask, segments=segments)
         return self.score_head(hidden.astype(jnp.float32))
 
 

@@ -14,8 +14,8 @@ from beaver_jax.models import score
 from beaver_jax.models import transformer
 
 # (params, tokens [B, T], mask [B, T]) to scores [B, outputs]: a model's end scores,
-# or any other function of the sequence.
-ScoreFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
+# or any other function of the sequence. Where samples have packs, these come fourth.
+ScoreFn = Callable[..., jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +82,20 @@ def _score(params, samples, views, scorers, temperature) -> types.Experience:
     tokens, mask = samples.tokens, samples.mask
 
     def read_by(name):
-        view = views.get(name, samples)
-        return view.tokens, view.mask
+        if name in views:
+            return views[name].tokens, views[name].mask
+        packs = () if samples.packs is None else (samples.packs,)
+        return tokens, mask, *packs
 
     length = samples.response_mask.shape[1]
+    read = {'response_length': length, 'packs': samples.packs}
     ref_logps, _ = scoring.response_logps(
         scorers.reference,
         params['reference'],
         tokens,
         mask,
-        response_length=length,
         temperature=temperature,
+        **read,
     )
     by_scorer = {
         name: scorer(params['costs'][name], *read_by(f'costs.{name}'))
@@ -104,12 +107,12 @@ def _score(params, samples, views, scorers, temperature) -> types.Experience:
     }
     cost_values = {
         name: scoring.response_values(
-            critic, params['cost_critics'][name], tokens, mask, response_length=length
+            critic, params['cost_critics'][name], tokens, mask, **read
         )
         for name, critic in scorers.cost_critics.items()
     }
     return types.Experience(
-        samples=samples,
+        samples=samples.replace(packs=None),  # an update has packs of its own
         ref_logps=jnp.where(samples.response_mask, ref_logps, 0.0),
         reward=scorers.reward(params['reward'], *read_by('reward'))[:, 0],
         costs=costs,
@@ -118,7 +121,7 @@ def _score(params, samples, views, scorers, temperature) -> types.Experience:
             params['reward_critic'],
             tokens,
             mask,
-            response_length=length,
+            **read,
         ),
         cost_values=cost_values,
     )

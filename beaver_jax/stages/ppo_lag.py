@@ -19,6 +19,7 @@ from beaver_jax.rollout import experience
 from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
 from beaver_jax.stages import outputs
+from beaver_jax.stages import packed
 from beaver_jax.stages import ppo_models
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import records
@@ -96,6 +97,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
                 readers,
                 max_prompt_length=config.max_prompt_length,
             ),
+            packed.packer(config, mesh, settings),
             stage_lib.compile_step(mesh, learn, state),
             loaded.frozen,
             loaded.bases(),
@@ -181,6 +183,7 @@ def iteration(
     rollout: Callable[..., Any],
     score_samples: Callable[..., Any],
     views_of: bridge.Bridge,
+    packs_of: packed.Packer,
     learn: Callable[..., Any],
     frozen: Mapping[str, Any],
     bases: Mapping[str, Any],
@@ -200,7 +203,10 @@ def iteration(
             'cost_critics': {n: c.params for n, c in state.cost_critics.items()},
         }
         views, cut = views_of(batch['prompts'].row, samples)
+        scored_packs, learnt_packs = packs_of(samples, learn_key)
+        samples = samples.replace(packs=scored_packs)
         scored = jax.block_until_ready(score_samples(params, bases, samples, views))
+        scored = scored.replace(samples=scored.samples.replace(packs=learnt_packs))
         experienced = time.perf_counter()
         rows = (scored, batch.get('ptx'))
         state, metrics = learn(state, (rows, bases), learn_key)

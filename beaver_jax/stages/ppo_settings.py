@@ -44,6 +44,11 @@ def check(
     settings = coefficients(config)
     sharding.check_batch(mesh, 'config.rollout.prompts', config.rollout.prompts)
     rollouts.check(config, mesh)
+    if config.rollout.pack_sizes < 0:
+        raise inputs.InputError(
+            f'config.rollout.pack_sizes={config.rollout.pack_sizes}; use 0 for no '
+            'packs, or how many sizes they may have.'
+        )
     inputs.check_parts('rollout.chunks', rows, config.rollout.chunks, mesh)
     inputs.check_parts('ppo.minibatches', rows, settings.minibatches, mesh)
     inputs.check_parts('ppo.parts', rows // settings.minibatches, settings.parts, mesh)

@@ -66,7 +66,7 @@ def scorer(
             f'{model.config.score_dim - 1}.'
         )
 
-    def end_scores(params, tokens, mask):
+    def end_scores(params, tokens, mask, packs=None):
         return scoring.end_scores(
             model,
             held.overlay(params['base'], params['model']),
@@ -74,6 +74,7 @@ def scorer(
             tokens,
             mask,
             normalize=section.normalize,
+            packs=packs,
         )
 
     return Scorer(end_scores, model, held, normalizer)

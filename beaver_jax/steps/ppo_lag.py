@@ -136,6 +136,7 @@ def actor_loss(
         samples.mask,
         response_length=mask.shape[1],
         temperature=config.temperature,
+        packs=samples.packs,
     )
     loss = ppo.actor_loss(
         logps,
@@ -203,7 +204,12 @@ def critic_loss(
     samples, old_values, returns = batch
     mask = samples.response_mask
     values = scoring.response_values(
-        model, params, samples.tokens, samples.mask, response_length=mask.shape[1]
+        model,
+        params,
+        samples.tokens,
+        samples.mask,
+        response_length=mask.shape[1],
+        packs=samples.packs,
     )[:, :-1]
     loss = ppo.critic_loss(
         values,
@@ -302,7 +308,8 @@ def ppo_lag_step(
 
     Args:
       state: Donated by the caller.
-      batch: Experience of B rows, and B supervised rows for PTX or None.
+      batch: Experience of B rows, and B supervised rows for PTX or None. The samples'
+        packs, where there are any, are those of `minibatch_orders`, one after another.
       key: Shuffles the rows of each epoch.
       networks: The models that learn.
       optimizers: What moves them.
@@ -315,20 +322,24 @@ def ppo_lag_step(
     """
     experience, ptx = batch
     state = move_multipliers(state, experience.costs, thresholds, optimizers)
+    packs = experience.samples.packs
+    experience = _with_packs(experience, None)
     targets, metrics = ppo_targets.make_targets(experience, config)
     rows = (experience, targets, ptx)
-    count = experience.reward.shape[0]
 
-    def minibatch(state, index):
-        part = jax.tree.map(lambda x: x[index], rows)
+    def minibatch(state, order_and_packs):
+        order, packs = order_and_packs
+        experience, targets, ptx = jax.tree.map(lambda x: x[order], rows)
         return update_minibatch(
-            state, part, networks=networks, optimizers=optimizers, config=config
+            state,
+            (_with_packs(experience, packs), targets, ptx),
+            networks=networks,
+            optimizers=optimizers,
+            config=config,
         )
 
-    keys = jax.random.split(key, config.epochs)
-    orders = jax.vmap(lambda key: jax.random.permutation(key, count))(keys)
-    orders = orders.reshape(config.epochs * config.minibatches, -1)
-    state, updates = jax.lax.scan(minibatch, state, orders)
+    orders = minibatch_orders(key, experience.reward.shape[0], config)
+    state, updates = jax.lax.scan(minibatch, state, (orders, packs))
     metrics |= jax.tree.map(jnp.mean, updates)
     metrics[ROLLOUT_GAP] = updates[ROLLOUT_GAP][0]  # before anything was learnt
     metrics |= _rollout_metrics(experience, config)
@@ -339,6 +350,21 @@ def ppo_lag_step(
     )
     metrics = with_plain_names(metrics, tuple(state.cost_windows))
     return state.replace(step=state.step + 1), metrics
+
+
+def minibatch_orders(
+    key: jax.Array, rows: int, config: ppo_config.PPOConfig
+) -> jax.Array:
+    """The rows of each minibatch, [epochs · minibatches, n] int32."""
+    keys = jax.random.split(key, config.epochs)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys)
+    return orders.reshape(config.epochs * config.minibatches, -1)
+
+
+def _with_packs(
+    experience: types.Experience, packs: types.Packs | None
+) -> types.Experience:
+    return experience.replace(samples=experience.samples.replace(packs=packs))
 
 
 def _rollout_metrics(

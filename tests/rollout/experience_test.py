@@ -11,6 +11,7 @@ from beaver_jax import scoring
 from beaver_jax import types
 from beaver_jax.models import score
 from beaver_jax.rollout import experience
+from beaver_jax.rollout import packs as packs_lib
 from tests import tiny
 
 ROWS, PROMPT, RESPONSE = 4, 3, 4
@@ -54,8 +55,10 @@ def models():
 
 
 def end_scores(model):
-    def fn(params, tokens, mask):
-        return score.end_scores(model.apply({'params': params}, tokens, mask), mask)
+    def fn(params, tokens, mask, packs=None):
+        return scoring.end_scores(
+            model, params, score.init_normalizer(1), tokens, mask, packs=packs
+        )
 
     return fn
 
@@ -67,7 +70,7 @@ def scorers_of(models):
         reward=end_scores(models.reward[0]),
         costs={
             'model': end_scores(models.cost[0]),
-            'length': lambda params, tokens, mask: (
+            'length': lambda params, tokens, mask, packs=None: (
                 params * jnp.sum(mask, axis=1, keepdims=True).astype(jnp.float32)
             ),
         },
@@ -156,6 +159,37 @@ def test_scoring_in_parts_changes_nothing(models, samples):
     whole = experience_of(models, 1)(params, samples)
     parts = experience_of(models, 2)(params, samples)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
+
+
+@pytest.mark.parametrize('chunks', [1, 2])
+def test_what_reads_packs_says_the_same(models, samples, chunks):
+    _, params = scorers_of(models)
+    plain = experience_of(models, chunks)(params, samples)
+    orders = np.arange(ROWS)[None]
+    packed = packs_lib.pack(samples, orders, devices=1, parts=chunks, sizes=4)
+    packed = jax.tree.map(lambda x: x[0], packed)
+    # 7 tokens, 3, 4 and 5 in packs of 7: three of them, or two and two.
+    assert packed.source.shape == (3 if chunks == 1 else 4, PROMPT + RESPONSE)
+    found = experience_of(models, chunks)(params, samples.replace(packs=packed))
+    ended = jnp.arange(RESPONSE + 1)[None] > jnp.sum(samples.response_mask, 1)[:, None]
+
+    def to_the_end(experience):
+        """Values beyond a row's end are of padding, which packs do not have."""
+        values = (experience.reward_values, experience.cost_values)
+        return jax.tree.map(lambda x: jnp.where(ended, 0, x), values)
+
+    for a, b in zip(
+        jax.tree.leaves(to_the_end(found)),
+        jax.tree.leaves(to_the_end(plain)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for name in ('ref_logps', 'reward', 'costs', 'samples'):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-5),
+            getattr(found, name),
+            getattr(plain, name),
+        )
 
 
 @pytest.mark.parametrize('chunks', [1, 2])

@@ -34,7 +34,7 @@ def measured(config, mesh, options):
     kept, temporary = [], {}
     run = ppo_lag.iteration
 
-    def spy(rollout, score_samples, views_of, learn, frozen, bases):
+    def spy(rollout, score_samples, views_of, packs_of, learn, frozen, bases):
         def watched(phase, program):
             def call(*args):
                 compiled = program.lower(*args).compile(compiler_options=options)
@@ -48,6 +48,7 @@ def measured(config, mesh, options):
             watched('rollout', rollout),
             watched('scoring', score_samples),
             views_of,
+            packs_of,
             watched('update', learn),
             frozen,
             bases,

@@ -14,6 +14,7 @@ from beaver_jax import optim
 from beaver_jax import scoring
 from beaver_jax import types
 from beaver_jax.losses import masked
+from beaver_jax.rollout import packs
 from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
 from beaver_jax.steps import ppo_targets
@@ -337,6 +338,30 @@ def test_minibatches_of_an_epoch_are_the_batch_under_the_new_multipliers(
     # 3 epochs of 2 minibatches; each row is in one minibatch of every epoch.
     assert count == 6
     assert_close(jax.tree.map(lambda x: x / 6, total), expected)
+
+
+@pytest.mark.parametrize('parts', [1, 2])
+def test_packs_change_nothing(two_constraints, parts):
+    batch, expected, expected_metrics, _ = two_constraints
+    config = dataclasses.replace(CONFIG, epochs=3, minibatches=2, parts=parts)
+    orders = ppo_lag.minibatch_orders(jax.random.key(0), 4, config)
+    packed = packs.pack(
+        jax.device_get(batch.samples),
+        np.asarray(orders),
+        devices=1,
+        parts=parts,
+        sizes=2,
+    )
+    (state, metrics), _ = run(
+        batch.replace(samples=batch.samples.replace(packs=packed)),
+        make_optimizers(gradient_sum()),
+        config,
+        multipliers={'harm': 1.0, 'lies': 0.5},
+    )
+    assert_close(state.actor.opt_state, expected.actor.opt_state)
+    assert_close(state.reward_critic.params, expected.reward_critic.params)
+    assert_close(state.cost_critics, expected.cost_critics)
+    assert_close(metrics, expected_metrics)
 
 
 def test_the_key_decides_the_order_of_the_rows(two_constraints):
