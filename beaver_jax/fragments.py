@@ -210,6 +210,8 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     # as well, which is then in memory once. Needs score models that are adapters over
     # it: their stages, with model.lora.rank above 0, leave them; a chain sees to that.
     config.share_base = False
+    # Models and optimizer states are on the devices in their own phases alone.
+    config.offload = False
     config.max_prompt_length = 256
     config.max_response_length = 256
     config.iterations = 1000

@@ -22,6 +22,10 @@ MEANINGS = (
         "reward, cost models and critics are adapters over the actor's base",
     ),
     (
+        'offload',
+        "models and optimizer states wait for their phase in the host's memory",
+    ),
+    (
         'dtype',
         'of every role: float32, bfloat16, or auto (bfloat16 on accelerators)',
     ),

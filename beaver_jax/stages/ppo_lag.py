@@ -18,6 +18,7 @@ from beaver_jax.data import sources
 from beaver_jax.rollout import experience
 from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
+from beaver_jax.stages import offload
 from beaver_jax.stages import outputs
 from beaver_jax.stages import packed
 from beaver_jax.stages import ppo_models
@@ -32,6 +33,8 @@ from beaver_jax.steps import ppo_lag
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     """Builds models, data and step of `configs/ppo_lag.py` and its settings."""
     settings, thresholds = ppo_settings.check(config, mesh)
+    if config.offload:
+        offload.check()
     tokenizer = inputs.load_tokenizer(
         'actor.init', config.actor.init, config.data.template
     )
@@ -76,6 +79,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
             thresholds=thresholds,
         )
 
+    compiled = stage_lib.compile_step(mesh, learn, state)
+    if config.offload:
+        loaded, state = offload.park_models(loaded), offload.park(state)
+
     def by_iteration(rate: Callable[[Any], Any]) -> Callable[[int], Any]:
         return lambda step: rate(step * settings.epochs * settings.minibatches)
 
@@ -98,9 +105,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
                 max_prompt_length=config.max_prompt_length,
             ),
             packed.packer(config, mesh, settings),
-            stage_lib.compile_step(mesh, learn, state),
+            compiled,
             loaded.frozen,
             loaded.bases(),
+            offloads=config.offload,
         ),
         feed=feed,
         steps=config.iterations,
@@ -187,8 +195,12 @@ def iteration(
     learn: Callable[..., Any],
     frozen: Mapping[str, Any],
     bases: Mapping[str, Any],
+    *,
+    offloads: bool = False,
 ) -> Callable[..., Any]:
     """One iteration of three compiled programs, each timed."""
+    fetch = offload.fetch if offloads else lambda tree: tree
+    park = offload.park if offloads else lambda state: state
 
     def run(state, batch, key):
         rollout_key, learn_key = jax.random.split(key)
@@ -205,11 +217,14 @@ def iteration(
         views, cut = views_of(batch['prompts'].row, samples)
         scored_packs, learnt_packs = packs_of(samples, learn_key)
         samples = samples.replace(packs=scored_packs)
-        scored = jax.block_until_ready(score_samples(params, bases, samples, views))
+        scored = jax.block_until_ready(
+            score_samples(*fetch((params, bases)), samples, views)
+        )
         scored = scored.replace(samples=scored.samples.replace(packs=learnt_packs))
         experienced = time.perf_counter()
         rows = (scored, batch.get('ptx'))
-        state, metrics = learn(state, (rows, bases), learn_key)
+        state, metrics = learn(fetch(state), (rows, fetch(bases)), learn_key)
+        state = park(state)
         metrics |= {f'train/{n}_reencoded_truncated_share': cut[n] for n in cut}
         jax.block_until_ready(metrics)
         done = time.perf_counter()

@@ -66,10 +66,12 @@ def scorer(
             f'{model.config.score_dim - 1}.'
         )
 
+    lora = held.lora  # and not what is held: it may be moved, or freed
+
     def end_scores(params, tokens, mask, packs=None):
         return scoring.end_scores(
             model,
-            held.overlay(params['base'], params['model']),
+            lora_lib.overlay(lora, params['base'], params['model']),
             params['normalizer'],
             tokens,
             mask,
