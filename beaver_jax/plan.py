@@ -171,11 +171,14 @@ def show(found: dict[str, Any], memory: float | None, *, compiled: bool) -> None
         rows,
     )
     held = _gb(plan['held'])
+    where = 'always'
+    if plan['waiting']:
+        where = 'on devices and hosts'
     terminal.table(
         'The most that is held at a time',
         ['phase', 'GB per device'],
         [
-            ['always (parameters, optimizer)', held],
+            [f'{where} (parameters, optimizer)', held],
             *([name, _gb(size)] for name, size in plan['phases'].items() if compiled),
         ],
     )

@@ -51,21 +51,26 @@ class Plan:
       mesh: Sizes of its axes.
       roles: Of each model.
       temporary: Bytes of temporary buffers by phase, of its whole program.
+      waiting: Bytes of what is in the host's memory, by phase.
     """
 
     mesh: dict[str, int]
     roles: list[Footprint]
     temporary: dict[str, int]
+    waiting: dict[str, int]
 
     @property
     def held(self) -> int:
-        """Parameters and optimizer states, at all times."""
+        """Parameters and optimizer states, wherever they are."""
         return sum(role.parameters + role.optimizer for role in self.roles)
 
     @property
     def phases(self) -> dict[str, int]:
         """The most that is held in each phase."""
-        return {phase: self.held + size for phase, size in self.temporary.items()}
+        return {
+            phase: self.held - self.waiting.get(phase, 0) + size
+            for phase, size in self.temporary.items()
+        }
 
     @property
     def peak(self) -> int:
@@ -106,7 +111,25 @@ def plan(
             temporary |= whole_programs.temporary(
                 work, {role.name: role for role in roles}
             )
-        return Plan(dict(mesh.shape), found, temporary)
+        return Plan(dict(mesh.shape), found, temporary, _waiting(config, found))
+
+
+def _waiting(
+    config: ml_collections.ConfigDict, roles: list[Footprint]
+) -> dict[str, int]:
+    """What `config.offload` leaves on the host, by phase."""
+    if not config.get('offload'):
+        return {}
+    parameters = sum(role.parameters for role in roles)
+    optimizer = sum(role.optimizer for role in roles)
+    frozen = [role for role in roles if not role.optimizer]
+    if config.critic.lora.rank:  # critics stand on the score models
+        frozen = [role for role in frozen if role.role == 'reference']
+    return {
+        'rollout': parameters + optimizer - roles[0].parameters,
+        'scoring': optimizer,
+        'update': sum(role.parameters for role in frozen),
+    }
 
 
 def size(tree: Any) -> int:

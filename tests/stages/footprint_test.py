@@ -1,6 +1,7 @@
 """Plans against what the programs of a real stage need."""
 
 import dataclasses
+import functools
 
 import jax
 import pytest
@@ -112,6 +113,20 @@ def test_a_deeper_rollout_follows_from_shallow_ones(load):
             return own_programs.rollout(work, deep)[0]
 
     assert rollout(8, 4) == pytest.approx(rollout(8, 8), rel=0.15)
+
+
+def test_what_waits_is_on_no_device(load):
+    config, sft = load(offload=True)
+    mesh = sharding.make_mesh(**config.mesh)
+    plan = footprint.plan(config, mesh, sft, compiles=False)
+    stage = ppo_lag.build(config, mesh)
+    actor = footprint.size(stage.state.actor.params)
+    moments = sum(role.optimizer for role in plan.roles)
+    learnt = footprint.size(stage.state)
+    close = functools.partial(pytest.approx, rel=0.01)
+    assert plan.held - plan.waiting['rollout'] == actor
+    assert plan.waiting['scoring'] == moments
+    assert plan.held - plan.waiting['update'] == close(learnt)
 
 
 def test_slots_hold_the_cache_of_their_rows(load):
