@@ -1,6 +1,7 @@
 # make demo [SEED=0] [RUN=runs/tiny]   the whole chain on the built-in world
 # make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
+# make system                          whole programs under load, as processes
 # make parity                          tests against PyTorch, which it installs
 # make bench [OUT=build/benchmarks]    training's benchmarks, beside PyTorch's
 # make clean                           removes caches; keeps .venv and runs/
@@ -19,7 +20,7 @@ pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
-.PHONY: demo test lint parity bench clean
+.PHONY: demo test lint system parity bench clean
 
 demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo.py $(options)
@@ -32,6 +33,9 @@ lint: $(VENV)/.installed-dev
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy beaver_jax benchmarks configs
+
+system: $(VENV)/.installed-dev
+	$(bin)/python -m pytest tests/system $(ARGS)
 
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)
@@ -52,6 +56,9 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(bin)/pip
 	$(bin)/python -m pip install -e '.[dev]'
 	touch $@
 
-$(VENV)/.installed-parity: $(VENV)/.installed-dev
+$(VENV)/.installed-system: $(VENV)/.installed-dev
+	$(bin)/python -m pytest tests/system $(ARGS)
+
+parity: $(VENV)/.installed-dev
 	$(bin)/python -m pip install -e '.[dev,parity]'
 	touch $@

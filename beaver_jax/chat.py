@@ -19,14 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from beaver_jax import compilation
-from beaver_jax import sharding
 from beaver_jax import terminal
 from beaver_jax import types
 from beaver_jax.data import tokenizer as tokenizer_lib
-from beaver_jax.models import hf
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import inputs
+from beaver_jax.stages import loading
 
 HELP = '/reset forgets the conversation, /regenerate answers anew, /help, /quit'
 # Prompts are padded to a multiple of this, so that few shapes are compiled.
@@ -59,19 +58,7 @@ class Talker:
           ValueError: The path holds no language model, or max_new_tokens leaves no
             room for a prompt.
         """
-        directory = inputs.find_model(path)
-        if directory is None:
-            raise ValueError(f'{path!r} {inputs.no_model(path)}')
-        self.tokenizer = tokenizer_lib.load(directory)
-        dtype = inputs.resolved(dtype)
-        self._model, self._params = hf.load_causal_lm(
-            directory,
-            place=_place,
-            param_dtype=dtype,
-            dtype=dtype,
-            vocab_multiple=jax.device_count(),
-        )
-        inputs.check_tokenizer(self.tokenizer, self._model.config, path)
+        self.tokenizer, self._model, self._params = loading.to_talk_with(path, dtype)
         self._key, self._turns = jax.random.key(seed), 0
         if max_new_tokens is None:
             max_new_tokens = min(512, self._model.config.max_positions // 2)
@@ -118,18 +105,6 @@ class Talker:
             if done or length == self._most:
                 return
             state = self._advance(self._params, state)
-
-
-def _place(abstract: hf.Params) -> Any:
-    """Shardings over as many devices as a model's axes can be cut for."""
-    devices = jax.devices()
-    for count in range(len(devices), 1, -1):
-        mesh = sharding.make_mesh(data=1, tensor=count, devices=devices[:count])
-        try:
-            return inputs.placer(mesh)(abstract)
-        except ValueError:  # an axis that this many devices do not divide
-            continue
-    return inputs.placer(sharding.make_mesh(data=1, devices=devices[:1]))(abstract)
 
 
 def _left_pad(ids: list[int], pad_id: int, row: int) -> types.PromptBatch:

@@ -128,7 +128,7 @@ def encode_answers(
     """
     if not answers:
         return []
-    frame, trims = _answer_frame(tokenizer), render(tokenizer, 2).trims[1]
+    frame, trims = answer_frame(tokenizer), render(tokenizer, 2).trims[1]
     texts = [
         frame.lead + (answer.strip() if trims else answer) + frame.trail
         for answer in answers
@@ -147,12 +147,12 @@ def encode_answers(
 
 def unframed(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
     """A decoded answer without the spaces that the template puts around it."""
-    frame = _answer_frame(tokenizer)
+    frame = answer_frame(tokenizer)
     return answer.removeprefix(frame.lead).removesuffix(frame.trail)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Frame:
+class Frame:
     """What stands around an answer, between the prompt's end and the EOS."""
 
     prompt: str  # the prompt's end, behind the question
@@ -160,19 +160,24 @@ class _Frame:
     trail: str  # between the answer and the EOS
 
 
-def _answer_frame(tokenizer: PreTrainedTokenizerBase) -> _Frame:
+def answer_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """What the template puts around an answer.
+
+    Raises:
+        TemplateError: see `render`.
+    """
     prompt = render(tokenizer, 1).texts[1]
     *_, before, behind = render(tokenizer, 2).texts
     lead = before.removeprefix(prompt) if before.startswith(prompt) else ''
     trail, found, _ = behind.partition(tokenizer.eos_token)
-    return _Frame(prompt, lead, trail if found else '')
+    return Frame(prompt, lead, trail if found else '')
 
 
 def _user_turns(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
     """The user's turns with what stands before and behind them."""
-    rendered, lead = render(tokenizer, len(turns)), _answer_frame(tokenizer).lead
+    rendered, lead = render(tokenizer, len(turns)), answer_frame(tokenizer).lead
     for i in range(0, len(turns), 2):
         said = turns[i].strip() if rendered.trims[i] else turns[i]
         before, behind = rendered.texts[i], rendered.texts[i + 1]

@@ -5,12 +5,13 @@ whose places are a ring: a new row's prompt is put just before that place, and a
 gone before the ring comes round. So no step scatters, and the cache stays in place.
 Pure functions; `scheduler` calls them from the host.
 Axes: B slots, R rows of an admission, n samples of a prompt, P prompt, G response,
-S = P + G places, V vocabulary.
+S = P + G places, V vocabulary, C places that are shown, K alternatives.
 """
 
 import dataclasses
 from typing import Any
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +28,7 @@ class Settings:
 
     Attributes:
       model: The policy.
-      sampler: How tokens are chosen.
+      sampler: How tokens are chosen; None where each row has its own sampler.
       eos_ids: Tokens that end a response.
       pad_id: Written where there is no token.
       slots: B, rows that are decoded at a time.
@@ -36,10 +37,11 @@ class Settings:
       response_length: G, the most tokens of a response.
       admitted: Prompts that are read at a time.
       samples_per_prompt: n.
+      alternatives: K, of rows with samplers of their own.
     """
 
     model: transformer.CausalLM
-    sampler: sampling.Sampler
+    sampler: sampling.Sampler | None
     eos_ids: tuple[int, ...]
     pad_id: int
     slots: int
@@ -47,6 +49,7 @@ class Settings:
     response_length: int
     admitted: int
     samples_per_prompt: int = 1
+    alternatives: int = 0
 
     def __post_init__(self):
         """Refuses slots that an admission does not fit into."""
@@ -71,8 +74,15 @@ class Settings:
 def empty(settings: Settings) -> generate.Decoding:
     """All slots free."""
     rows, places = settings.slots, settings.places
-    seen = None
-    if settings.sampler.repetition_penalty != 1:
+    seen, top, by_row = None, None, None
+    if settings.sampler is None:
+        usual = sampling.Sampler()
+        by_row = sampling.ByRow.of(
+            [usual] * rows, [False] * rows, settings.alternatives
+        )
+        by_row = jax.tree.map(jnp.asarray, by_row)
+        top = generate.no_alternatives(rows, places, settings.alternatives)
+    if settings.sampler is None or settings.sampler.repetition_penalty != 1:
         seen = jnp.zeros((rows, settings.model.config.vocab_size), bool)
     return _pin(
         generate.Decoding(
@@ -85,6 +95,8 @@ def empty(settings: Settings) -> generate.Decoding:
             keys=jax.random.split(jax.random.key(0), rows),
             seen=seen,
             cache=attention.init_cache(settings.model.config, rows, places),
+            by_row=by_row,
+            top=top,
         )
     )
 
@@ -96,6 +108,7 @@ def admit(
     slots: jax.Array,
     limits: jax.Array,
     key: jax.Array,
+    by_row: sampling.ByRow | None = None,
     *,
     settings: Settings,
 ) -> generate.Decoding:
@@ -108,8 +121,10 @@ def admit(
       slots: [R] int32, free slots, n for each prompt; B where there is no row.
       limits: [R] int32, the most tokens of each response, at most G.
       key: Random key, the same for all admissions: a row folds its number into it.
+      by_row: R samplers, where each row has its own.
       settings: What is compiled.
     """
+    how = settings.how if by_row is None else settings.how | {'sampler': by_row}
     new = generate.begin(
         params,
         prompts,
@@ -117,7 +132,7 @@ def admit(
         response_length=1,
         pad_id=settings.pad_id,
         samples_per_prompt=settings.samples_per_prompt,
-        **settings.how,
+        **how,
     )
     before = (state.column - 1) % settings.places
 
@@ -137,6 +152,8 @@ def admit(
             keys=put(state.keys, new.keys),
             seen=None if state.seen is None else put(state.seen, new.seen),
             cache=attention.insert(state.cache, new.cache, slots),
+            by_row=jax.tree.map(put, state.by_row, new.by_row),
+            top=jax.tree.map(put_first, state.top, new.top),
         )
     )
 
@@ -168,6 +185,42 @@ def advance(
         return step + 1, generate.advance(params, state, **settings.how)
 
     return _pin(jax.lax.while_loop(goes_on, body, (0, state))[1])
+
+
+class Recent(struct.PyTreeNode):
+    """What rows have got of late."""
+
+    tokens: jax.Array  # [B, C] int32, of the last C places
+    logps: jax.Array  # [B, C] float32
+    top: generate.Alternatives | None  # [B, C, K]
+    column: jax.Array  # [] int32, the place after them
+    length: jax.Array  # [B] int32, response tokens so far
+    done: jax.Array  # [B] bool, the row's EOS was sampled
+    alive: jax.Array  # [B] bool
+
+
+def recent(state: generate.Decoding, *, count: int) -> Recent:
+    """The last `count` places, for who shows tokens as they come."""
+    places = state.tokens.shape[1]
+    columns = (state.column - count + jnp.arange(count)) % places
+
+    def last(x):
+        return jnp.take(x, columns, axis=1)
+
+    return Recent(
+        tokens=last(state.tokens),
+        logps=last(state.logps),
+        top=jax.tree.map(last, state.top),
+        column=state.column,
+        length=state.length,
+        done=state.done,
+        alive=state.alive(),
+    )
+
+
+def release(state: generate.Decoding, slots: jax.Array) -> generate.Decoding:
+    """Ends rows before their time: [B] bool. The state is donated by the caller."""
+    return _pin(state.replace(limit=jnp.where(slots, 0, state.limit)))
 
 
 def _pin(state: generate.Decoding) -> generate.Decoding:

@@ -3,7 +3,8 @@
 One prefill, then a while loop that ends when every row has: `advance` is its body,
 and also what chat calls token by token, and `continuous` for rows that come and go.
 The KV cache is carried, updated in place.
-Axes: B rows, n samples of a prompt, P prompt, G response, S places, V vocabulary.
+Axes: B rows, n samples of a prompt, P prompt, G response, S places, V vocabulary,
+K alternatives.
 """
 
 from typing import Any
@@ -19,11 +20,20 @@ from beaver_jax.models import transformer
 from beaver_jax.rollout import sampling
 
 
+class Alternatives(struct.PyTreeNode):
+    """The likeliest tokens in the place of each."""
+
+    tokens: jax.Array  # [B, G, K] int32, the likeliest first
+    logps: jax.Array  # [B, G, K] float32
+
+
 class Decoding(struct.PyTreeNode):
     """A generation under way."""
 
     tokens: jax.Array  # [B, G] int32, the pad id after a row's end
-    logps: jax.Array  # [B, G] float32
+    # [B, G] float32, at the temperature of sampling, as RL scores what it samples; of
+    # rows with samplers of their own at temperature 1, so that they can be compared.
+    logps: jax.Array
     column: jax.Array  # [] int32, where the next tokens go; after the last the first
     length: jax.Array  # [B] int32, response tokens so far, the EOS included
     limit: jax.Array  # [B] int32, the most of them
@@ -31,6 +41,8 @@ class Decoding(struct.PyTreeNode):
     keys: jax.Array  # [B] one random key per row
     seen: jax.Array | None  # [B, V] bool, for a repetition penalty
     cache: attention.Cache
+    by_row: sampling.ByRow | None = None  # samplers of the rows, where each has its own
+    top: Alternatives | None = None  # where `by_row` has alternatives
 
     def alive(self) -> jax.Array:
         """[B] bool, rows that have not ended."""
@@ -44,7 +56,7 @@ def begin(
     *,
     model: transformer.CausalLM,
     response_length: int,
-    sampler: sampling.Sampler,
+    sampler: sampling.Sampler | sampling.ByRow,
     eos_ids: tuple[int, ...],
     pad_id: int,
     samples_per_prompt: int = 1,
@@ -59,7 +71,7 @@ def begin(
         the number n·prompts.row + j.
       model: The policy.
       response_length: G, the most tokens of a response.
-      sampler: How tokens are chosen.
+      sampler: How tokens are chosen, or B samplers.
       eos_ids: Tokens that end a response.
       pad_id: Written after a response's end.
       samples_per_prompt: n, which share the reading of their prompt.
@@ -76,11 +88,14 @@ def begin(
         lambda x: jnp.repeat(x, samples_per_prompt, axis=0) if x.ndim else x,
         (logits, cache, prompts),
     )
-    seen = None
-    if sampler.repetition_penalty != 1:
+    by_row = sampler if isinstance(sampler, sampling.ByRow) else None
+    seen, top = None, None
+    if isinstance(sampler, sampling.ByRow) or sampler.repetition_penalty != 1:
         ids = jnp.where(prompts.mask, prompts.tokens, model.config.vocab_size)
         seen = jnp.zeros((rows, model.config.vocab_size + 1), bool)
         seen = seen.at[jnp.arange(rows)[:, None], ids].set(True)[:, :-1]
+    if by_row is not None:
+        top = no_alternatives(rows, response_length, by_row.alternatives)
     state = Decoding(
         tokens=jnp.full((rows, response_length), pad_id, jnp.int32),
         logps=jnp.zeros((rows, response_length)),
@@ -91,8 +106,18 @@ def begin(
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, number),
         seen=seen,
         cache=cache,
+        by_row=by_row,
+        top=top,
     )
     return _write(state, logits, sampler=sampler, eos_ids=eos_ids)
+
+
+def no_alternatives(rows: int, places: int, count: int) -> Alternatives | None:
+    """Room for so many in each place."""
+    shape = (rows, places, count)
+    if not count:
+        return None
+    return Alternatives(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
 
 
 def _read(params, prompts, model, response_length):
@@ -115,10 +140,13 @@ def advance(
     state: Decoding,
     *,
     model: transformer.CausalLM,
-    sampler: sampling.Sampler,
+    sampler: sampling.Sampler | None,
     eos_ids: tuple[int, ...],
 ) -> Decoding:
-    """Samples one more token of each row that has not ended."""
+    """Samples one more token of each row that has not ended.
+
+    `sampler` is for rows that have none of their own.
+    """
     before = (state.column - 1) % state.tokens.shape[1]
     last = jax.lax.dynamic_slice_in_dim(state.tokens, before, 1, axis=1)
     logits, cache = model.apply(
@@ -130,12 +158,7 @@ def advance(
 
 def _write(state: Decoding, logits, *, sampler, eos_ids) -> Decoding:
     """Samples a token per row from logits [B, V] and writes it at `column`."""
-    keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
-    filtered = sampling.filter_logits(logits, sampler, state.seen)
-    sampled = sampling.sample(keys, filtered, sampler)
-    logps = causal_lm.token_logps(
-        logits[:, None], sampled[:, None], temperature=sampler.temperature or 1.0
-    )
+    sampled, logps = _choose(state, logits, sampler)
     alive = state.alive()
     start = (0, state.column)
     old = jax.lax.dynamic_slice_in_dim(state.tokens, state.column, 1, axis=1)
@@ -155,6 +178,40 @@ def _write(state: Decoding, logits, *, sampler, eos_ids) -> Decoding:
         length=state.length + alive.astype(jnp.int32),
         done=state.done | (alive & ended),
         seen=seen,
+        top=_write_alternatives(state, logits),
+    )
+
+
+def _choose(state: Decoding, logits, sampler) -> tuple[jax.Array, jax.Array]:
+    """A token per row, [B], and its log-probability, [B, 1]."""
+    keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
+    if state.by_row is None:
+        filtered = sampling.filter_logits(logits, sampler, state.seen)
+        sampled = sampling.sample(keys, filtered, sampler)
+        temperature = sampler.temperature or 1.0
+    else:
+        assert state.seen is not None
+        filtered = sampling.filter_by_row(
+            logits, state.by_row, state.seen, state.alive()
+        )
+        sampled = sampling.sample_by_row(keys, filtered, state.by_row)
+        temperature = 1.0
+    logps = causal_lm.token_logps(
+        logits[:, None], sampled[:, None], temperature=temperature
+    )
+    return sampled, logps
+
+
+def _write_alternatives(state: Decoding, logits) -> Alternatives | None:
+    if state.top is None or state.by_row is None:
+        return None
+    found = sampling.alternatives(logits, state.by_row, state.alive())
+    return jax.tree.map(
+        lambda old, new: jax.lax.dynamic_update_slice(
+            old, new[:, None], (0, state.column, 0)
+        ),
+        state.top,
+        Alternatives(*found),
     )
 
 

@@ -1,9 +1,13 @@
-"""From logits to a token. Axes: B rows, V vocabulary."""
+"""From logits to a token. Axes: B rows, V vocabulary, K alternatives."""
 
+from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
+from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from beaver_jax.models import transformer
 
@@ -41,7 +45,39 @@ class Sampler:
             )
 
 
-def penalize(logits: jax.Array, seen: jax.Array, *, penalty: float) -> jax.Array:
+class ByRow(struct.PyTreeNode):
+    """A `Sampler` for each row, where a server's requests are decoded together."""
+
+    temperature: jax.Array  # [B] float32
+    top_k: jax.Array  # [B] int32
+    top_p: jax.Array  # [B] float32
+    repetition_penalty: jax.Array  # [B] float32
+    shows: jax.Array  # [B] bool, rows whose alternatives somebody wants
+    alternatives: int = struct.field(pytree_node=False, default=0)  # K
+
+    @classmethod
+    def of(
+        cls, samplers: Sequence[Sampler], shows: Sequence[bool], alternatives: int
+    ) -> 'ByRow':
+        """Of B samplers; as NumPy."""
+
+        def column(name: str, dtype: type) -> Any:
+            return np.array([getattr(one, name) for one in samplers], dtype)
+
+        shown: Any = np.array(shows, bool)
+        return cls(
+            temperature=column('temperature', np.float32),
+            top_k=column('top_k', np.int32),
+            top_p=column('top_p', np.float32),
+            repetition_penalty=column('repetition_penalty', np.float32),
+            shows=shown,
+            alternatives=alternatives,
+        )
+
+
+def penalize(
+    logits: jax.Array, seen: jax.Array, *, penalty: float | jax.Array
+) -> jax.Array:
     """Applies the repetition penalty to tokens seen: [B, V] and [B, V] bool."""
     scaled = jnp.where(logits > 0, logits / penalty, logits * penalty)
     return jnp.where(seen, scaled, logits)
@@ -91,14 +127,18 @@ def filter_logits(
 
 
 def sample(keys: jax.Array, logits: jax.Array, sampler: Sampler) -> jax.Array:
-    """Draws a token per row with that row's key: [B] keys, [B, V] logits to [B].
-
-    By inversion: first a block of tokens by its probability, then a token of it. That
-    takes two random numbers a row, where the maximum of logits and Gumbel noise takes
-    V, which cost more than all else that is done with logits.
-    """
+    """Draws a token per row with that row's key: [B] keys, [B, V] logits to [B]."""
     if sampler.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return _by_inversion(keys, logits)
+
+
+def _by_inversion(keys: jax.Array, logits: jax.Array) -> jax.Array:
+    """First a block of tokens by its probability, then a token of it.
+
+    That takes two random numbers a row, where the maximum of logits and Gumbel noise
+    takes V, which cost more than all else that is done with logits.
+    """
     rows, count = logits.shape
     blocks = -(-count // BLOCK)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
@@ -120,3 +160,77 @@ def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     # The first beyond, and whatever sums are rounded to, never one without weight.
     rank = jnp.where(weights > 0, 1 + beyond, 0)
     return jnp.argmax(rank, axis=-1).astype(jnp.int32)
+
+
+def filter_by_row(
+    logits: jax.Array, rows: ByRow, seen: jax.Array, alive: jax.Array
+) -> jax.Array:
+    """`filter_logits` of each row's own sampler.
+
+    Nothing is sorted, and nothing penalized, unless a living row needs it; a row's
+    logits are the same in either case.
+
+    Args:
+      logits: [B, V] float32.
+      rows: B samplers.
+      seen: [B, V] bool.
+      alive: [B] bool, rows that count.
+    """
+    greedy = rows.temperature == 0
+    penalty = rows.repetition_penalty
+    logits = jax.lax.cond(
+        jnp.any(alive & (penalty != 1)),
+        lambda: penalize(logits, seen, penalty=penalty[:, None]),
+        lambda: logits,
+    )
+    logits = logits / jnp.where(greedy, 1.0, rows.temperature)[:, None]
+    # The likeliest token is in every filter.
+    filtered = alive & ~greedy & ((rows.top_k > 0) | (rows.top_p < 1))
+    return jax.lax.cond(
+        jnp.any(filtered),
+        lambda: jnp.where(filtered[:, None], _keep_by_row(logits, rows), logits),
+        lambda: logits,
+    )
+
+
+def _keep_by_row(logits: jax.Array, rows: ByRow) -> jax.Array:
+    """Top-k and, of what that leaves, top-p of each row, by one sort."""
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    size = logits.shape[-1]
+    last = jnp.where(rows.top_k > 0, jnp.minimum(rows.top_k, size), size) - 1
+    smallest = jnp.take_along_axis(ordered, last[:, None], axis=1)
+    kept = ordered >= smallest
+    probs = jax.nn.softmax(ordered, axis=-1, where=kept)
+    before = jnp.cumsum(probs, axis=-1) - probs
+    top_p = rows.top_p[:, None]
+    kept &= (before < top_p) | (top_p == 1)
+    smallest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def sample_by_row(keys: jax.Array, logits: jax.Array, rows: ByRow) -> jax.Array:
+    """`sample` of each row's own sampler."""
+    drawn = _by_inversion(keys, logits)
+    likeliest = jnp.argmax(logits, axis=-1)
+    return jnp.where(rows.temperature == 0, likeliest, drawn).astype(jnp.int32)
+
+
+def alternatives(
+    logits: jax.Array, rows: ByRow, alive: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The K likeliest tokens of each row, if a living row shows them; else zeros.
+
+    Returns:
+      ([B, K] int32, [B, K] float32 log-probabilities), the likeliest first.
+    """
+    shape = (logits.shape[0], rows.alternatives)
+
+    def find():
+        logps, tokens = jax.lax.top_k(jax.nn.log_softmax(logits), rows.alternatives)
+        return tokens.astype(jnp.int32), logps
+
+    return jax.lax.cond(
+        jnp.any(alive & rows.shows),
+        find,
+        lambda: (jnp.zeros(shape, jnp.int32), jnp.zeros(shape, logits.dtype)),
+    )

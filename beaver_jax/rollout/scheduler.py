@@ -15,7 +15,9 @@ import numpy as np
 from beaver_jax import sharding
 from beaver_jax import types
 from beaver_jax.rollout import continuous
+from beaver_jax.rollout import sampling
 
+_USUAL = sampling.Sampler()
 _empty = jax.jit(continuous.empty, static_argnames='settings')
 _admit = jax.jit(continuous.admit, static_argnames='settings', donate_argnums=1)
 _advance = jax.jit(continuous.advance, static_argnames='settings', donate_argnums=1)
@@ -29,11 +31,15 @@ class Request:
       number: Decides its random numbers, as `types.PromptBatch.row` does.
       tokens: Of the prompt, [at most P] without padding.
       limit: The most tokens of a response, 1 to G.
+      sampler: Its own, where settings.sampler is None.
+      shows: Whether it wants settings.alternatives; without them they may be zeros.
     """
 
     number: int
     tokens: np.ndarray
     limit: int
+    sampler: sampling.Sampler = _USUAL
+    shows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +104,17 @@ class Scheduler:
         Returns:
           Responses that have ended, by slot.
         """
+        self._go_on(self._settings.response_length if steps is None else steps)
+        return self._harvest()
+
+    def _go_on(self, steps: int) -> None:
         self._fill()
         wanted = self._settings.slots
         if self._waiting:
             wanted = self._free() + self._next() * self._settings.samples_per_prompt
-        most = self._settings.response_length if steps is None else steps
         self._state = _advance(
-            self._params, self._state, most, wanted, settings=self._settings
+            self._params, self._state, steps, wanted, settings=self._settings
         )
-        return self._harvest()
 
     def _free(self) -> int:
         return sum(held is None for held in self._held)
@@ -150,7 +158,21 @@ class Scheduler:
             target,
             limits,
             self._key,
+            self._by_row(requests),
             settings=settings,
+        )
+
+    def _by_row(self, requests: list[Request]) -> sampling.ByRow | None:
+        settings = self._settings
+        if settings.sampler is not None:
+            return None
+        nobody = Request(0, np.zeros(0, np.int32), 0)
+        rows = [*requests, *[nobody] * (settings.admitted - len(requests))]
+        rows = [one for one in rows for _ in range(settings.samples_per_prompt)]
+        return sampling.ByRow.of(
+            [one.sampler for one in rows],
+            [one.shows for one in rows],
+            settings.alternatives,
         )
 
     def _harvest(self) -> list[Response]:

@@ -1,5 +1,6 @@
 """The models of a config, loaded or made: parameters in their shardings."""
 
+import pathlib
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ from jax.sharding import Mesh
 import ml_collections
 
 from beaver_jax import sharding
+from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
 from beaver_jax.models import quantize
@@ -40,6 +42,65 @@ def causal_lm_of(
     """The language model of `causal_lm`, without its parameters."""
     directory = inputs.model_directory(f'{name}.init', section.init)
     return hf.causal_lm(directory, **inputs.compute(section, name), **changes)
+
+
+def to_talk_with(
+    path: str, dtype: str
+) -> tuple[inputs.Tokenizer, transformer.CausalLM, hf.Params]:
+    """A language model outside of any run, over as many devices as its axes allow.
+
+    Args:
+      path: A stage's directory or a Hugging Face directory.
+      dtype: One of `inputs.DTYPES`, of parameters and computation.
+
+    Raises:
+      ValueError: The path holds no language model, or a tokenizer that is not its own.
+    """
+    directory = _directory(path)
+    tokenizer = tokenizer_lib.load(directory)
+    model, params = hf.load_causal_lm(directory, **_everywhere(dtype))
+    inputs.check_tokenizer(tokenizer, model.config, path)
+    return tokenizer, model, params
+
+
+def to_score_with(
+    path: str, dtype: str
+) -> tuple[inputs.Tokenizer, score.ScoreModel, hf.Params]:
+    """A score model outside of any run; arguments and errors as in `to_talk_with`."""
+    directory = _directory(path)
+    tokenizer = tokenizer_lib.load(directory)
+    model, params, _ = hf.load_score_model(directory, **_everywhere(dtype))
+    inputs.check_tokenizer(tokenizer, model.config.backbone, path)
+    return tokenizer, model, params
+
+
+def _directory(path: str) -> pathlib.Path:
+    directory = inputs.find_model(path)
+    if directory is None:
+        raise inputs.InputError(f'{path!r} {inputs.no_model(path)}')
+    return directory
+
+
+def _everywhere(dtype: str) -> dict[str, Any]:
+    dtype = inputs.resolved(dtype)
+    return {
+        'place': _place,
+        'param_dtype': dtype,
+        'dtype': dtype,
+        'vocab_multiple': jax.device_count(),
+    }
+
+
+def _place(abstract: hf.Params) -> Any:
+    """Shardings over as many devices as a model's axes can be cut for."""
+    devices = jax.devices()
+    for count in range(len(devices), 1, -1):
+        mesh = sharding.make_mesh(data=1, tensor=count, devices=devices[:count])
+        try:
+            return inputs.placer(mesh)(abstract)
+        except ValueError:  # an axis that this many devices do not divide
+            continue
+    return inputs.placer(sharding.make_mesh(data=1, devices=devices[:1]))(abstract)
 
 
 def score_model(

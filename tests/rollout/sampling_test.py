@@ -145,3 +145,64 @@ def test_a_row_is_drawn_with_its_own_key():
 def test_values_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         sampling.Sampler(**changes)
+
+
+def by_row(*samplers):
+    return sampling.ByRow.of(samplers, [False] * len(samplers), 0)
+
+
+def test_each_row_is_filtered_as_by_its_own_sampler():
+    logits = 3 * jax.random.normal(jax.random.key(1), (6, 40))
+    seen = jax.random.bernoulli(jax.random.key(2), 0.3, (6, 40))
+    samplers = (
+        sampling.Sampler(),
+        sampling.Sampler(0.7, top_k=9, top_p=0.6, repetition_penalty=1.3),
+        sampling.Sampler(1.5, top_p=0.9),
+        sampling.Sampler(0.5, top_k=99),
+        sampling.Sampler(0.9, repetition_penalty=0.5),
+        sampling.Sampler(0.3, top_k=1),
+    )
+    filter_rows = jax.jit(sampling.filter_by_row)
+    found = filter_rows(logits, by_row(*samplers), seen, jnp.ones(6, bool))
+    for i, sampler in enumerate(samplers):
+        rows = slice(i, i + 1)
+        expected = sampling.filter_logits(logits[rows], sampler, seen[rows])
+        np.testing.assert_allclose(found[rows], expected, rtol=1e-6)
+        # Bit for bit what the row is beside others, and beside none that needs more.
+        kept = filter_rows(
+            logits, by_row(*[sampler] * 6), seen, jnp.zeros(6, bool).at[i].set(True)
+        )
+        np.testing.assert_array_equal(found[i], kept[i])
+
+
+def test_ties_stay_in_the_filters_of_rows():
+    # The three likeliest of 3, 2, 2, 2, 1 are four. Their probabilities are
+    # e : 1 : 1 : 1 over e + 3 = 5.718, that is 0.475 and 0.175 each; a mass of 0.5 is
+    # first reached by a tie, and with it come those that are as likely.
+    logits = rows([3.0, 2.0, 2.0, 2.0, 1.0], [3.0, 2.0, 2.0, 2.0, 1.0])
+    samplers = by_row(sampling.Sampler(top_k=3), sampling.Sampler(top_k=3, top_p=0.5))
+    found = sampling.filter_by_row(
+        logits, samplers, jnp.zeros((2, 5), bool), jnp.ones(2, bool)
+    )
+    np.testing.assert_array_equal(found, [[3.0, 2.0, 2.0, 2.0, NO]] * 2)
+
+
+def test_each_row_is_drawn_at_its_own_temperature():
+    keys = jax.random.split(jax.random.key(0), 3)
+    logits = jax.random.normal(jax.random.key(2), (3, 50))
+    samplers = by_row(sampling.Sampler(), sampling.Sampler(0.0), sampling.Sampler())
+    found = sampling.sample_by_row(keys, logits, samplers)
+    drawn = sampling.sample(keys, logits, sampling.Sampler())
+    assert found.tolist() == [drawn[0], jnp.argmax(logits[1]), drawn[2]]
+    assert drawn[1] != found[1]
+
+
+def test_alternatives_are_found_where_a_living_row_shows_them():
+    # Probabilities 0.2, 0.5, 0.3.
+    logits = rows(np.log([0.2, 0.5, 0.3]))
+    sampler = sampling.ByRow.of([sampling.Sampler()], [True], 2)
+    tokens, logps = sampling.alternatives(logits, sampler, jnp.array([True]))
+    assert tokens.tolist() == [[1, 2]]
+    np.testing.assert_allclose(logps, rows(np.log([0.5, 0.3])), rtol=1e-6)
+    tokens, logps = sampling.alternatives(logits, sampler, jnp.array([False]))
+    assert not np.any(tokens) and not np.any(logps)

@@ -1,0 +1,198 @@
+"""Serves models over HTTP, in the shapes of OpenAI's API.
+
+    python -m beaver_jax.serve runs/tiny/ppo_lag
+    python -m beaver_jax.serve sft=runs/tiny/sft ppo=runs/tiny/ppo \
+        --reward runs/tiny/reward --cost runs/tiny/cost
+
+A model is a stage's directory or a Hugging Face directory; NAME= before it is what
+clients call it, which else is the directory's name. docs/serving.md tells the rest.
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+import pathlib
+import re
+
+from beaver_jax import compilation
+from beaver_jax import terminal
+from beaver_jax.serve import limits as limits_lib
+from beaver_jax.stages import inputs
+
+log = logging.getLogger(__name__)
+LOCAL_HOSTS = ('127.0.0.1', 'localhost', '::1')
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the command line and serves until SIGTERM or SIGINT."""
+    arguments = _parser().parse_args(argv)
+    terminal.show_log()
+    compilation.keep()
+    with terminal.errors_in_a_line(ValueError, OSError):
+        serve(arguments)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Loads everything, then serves; what runs is finished at the end.
+
+    Raises:
+      ValueError: A model that is none, an option out of range, or a server for others
+        without a token.
+      OSError: The port is taken.
+    """
+    try:
+        import uvicorn
+
+        from beaver_jax.serve import app
+    except ImportError as error:
+        raise ValueError(
+            f"{error}; install the server's packages: pip install -e '.[serve]'"
+        ) from error
+    names = [field.name for field in dataclasses.fields(limits_lib.Limits)]
+    limits = limits_lib.Limits(**{name: getattr(arguments, name) for name in names})
+    token = _token(arguments)
+    served = _load(arguments, limits, token)
+    config = uvicorn.Config(
+        app.make(served),
+        host=arguments.host,
+        port=arguments.port,
+        log_level='warning',
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(limits.seconds) + 1,
+    )
+    where = f'http://{arguments.host}:{arguments.port}'
+    log.info('serve: %s on %s', ', '.join(served.models), where)
+    uvicorn.Server(config).run()
+    served.close()
+
+
+def _load(arguments: argparse.Namespace, limits: limits_lib.Limits, token: str | None):
+    from beaver_jax.serve import app
+    from beaver_jax.serve import models
+    from beaver_jax.serve import scorer
+
+    paths = named(arguments.models)
+    costs = named(arguments.cost, default='harm')
+    scorers = {scorer.REWARD: arguments.reward} if arguments.reward else {}
+    if scorer.REWARD in costs:
+        raise ValueError('--cost: a cost model may not be called reward.')
+    for path in [*paths.values(), *scorers.values(), *costs.values()]:
+        if inputs.find_model(path) is None:
+            raise ValueError(f'{path!r} {inputs.no_model(path)}')
+    loaded = {}
+    for name, path in paths.items():
+        log.info('serve: loading and compiling %s', name)
+        loaded[name] = models.Model(name, path, limits, arguments.dtype)
+    score_models = {
+        name: scorer.ScoreModel(path, arguments.dtype)
+        for name, path in {**scorers, **costs}.items()
+    }
+    judge = None
+    if score_models:
+        log.info('serve: compiling %s', ', '.join(score_models))
+        longest = max(one.limits.prompt_tokens for one in loaded.values())
+        longest += max(one.limits.answer_tokens for one in loaded.values())
+        judge = scorer.Scorer(
+            score_models,
+            rows=limits.prompts,
+            tokens=longest,
+            capacity=limits.queue + limits.prompts,
+        )
+    return app.Served(loaded, judge, limits, token)
+
+
+def named(given: list[str], default: str | None = None) -> dict[str, str]:
+    """Paths by name, of [NAME=]PATH.
+
+    Args:
+      given: Of the command line.
+      default: The name of the first path without one; else its own last part.
+
+    Raises:
+      ValueError: A name that is taken, or has other characters than letters, digits,
+        '.', '_' and '-'.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        before, equals, behind = one.partition('=')
+        name, path = (before, behind) if equals and '/' not in before else ('', one)
+        own = pathlib.Path(path).absolute()
+        own = own.parent if own.name == inputs.MODEL else own
+        name = name or (default if default and default not in found else own.name)
+        if not re.fullmatch(r'[\w.-]+', name):
+            raise ValueError(f'{one!r}: {name!r} cannot be a name; use NAME={path}')
+        if name in found:
+            raise ValueError(
+                f'{found[name]!r} and {path!r} are both called {name!r}; use NAME=PATH.'
+            )
+        found[name] = path
+    return found
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    if arguments.token is None:
+        if arguments.host not in LOCAL_HOSTS:
+            raise ValueError(
+                f'--host={arguments.host} serves others than this machine; name an '
+                'environment variable that holds a token for them: --token=VARIABLE.'
+            )
+        return None
+    token = os.environ.get(arguments.token, '').strip()
+    if not token:
+        raise ValueError(
+            f'--token={arguments.token}: there is no such environment variable, or it '
+            'is empty. It must hold the token, which is not for the command line.'
+        )
+    return token
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m beaver_jax.serve',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('models', nargs='+', metavar='[NAME=]MODEL')
+    parser.add_argument('--reward', help='a reward model, for /v1/score')
+    parser.add_argument(
+        '--cost',
+        action='append',
+        default=[],
+        metavar='[NAME=]MODEL',
+        help='a cost model, for /v1/score; may be given several times',
+    )
+    parser.add_argument('--host', default='127.0.0.1')
+    parser.add_argument('--port', type=int, default=8000)
+    parser.add_argument(
+        '--token',
+        metavar='VARIABLE',
+        help='environment variable with the token that clients must send',
+    )
+    parser.add_argument('--dtype', default='auto', choices=inputs.DTYPES)
+    meanings = {
+        'slots': 'answers of a model that are decoded at a time',
+        'queue': 'answers of a model that wait at most',
+        'prompt_tokens': 'longest prompt; 0: 1024, or what there is room for',
+        'answer_tokens': 'longest answer; 0: 1024, or half of the positions',
+        'choices': 'most answers to a request',
+        'top_logprobs': 'most alternatives of a token',
+        'chunk': 'tokens between two looks at the queue; fewer stream more smoothly',
+        'prompts': 'prompts that are read at a time',
+        'body_bytes': 'largest request',
+        'connections': 'requests at a time',
+        'seconds': 'longest time of a request, waiting included',
+    }
+    for field in dataclasses.fields(limits_lib.Limits):
+        parser.add_argument(
+            f'--{field.name}',
+            type=type(field.default),
+            default=field.default,
+            help=f'{meanings[field.name]} ({field.default})',
+        )
+    return parser
+
+
+if __name__ == '__main__':
+    main()

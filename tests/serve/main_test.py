@@ -1,0 +1,59 @@
+import pytest
+
+from beaver_jax.serve import __main__ as main_lib
+from beaver_jax.serve import limits
+from tests import micro
+
+
+def test_names_are_given_or_those_of_the_directories():
+    assert main_lib.named(['runs/tiny/sft', 'b=runs/tiny/ppo', 'runs/x/model']) == {
+        'sft': 'runs/tiny/sft',
+        'b': 'runs/tiny/ppo',
+        'x': 'runs/x/model',
+    }
+    assert main_lib.named(['runs/a=b/sft']) == {'sft': 'runs/a=b/sft'}
+    costs = main_lib.named(['runs/tiny/cost', 'privacy'], default='harm')
+    assert costs == {'harm': 'runs/tiny/cost', 'privacy': 'privacy'}
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['a/x', 'b/x'], "'a/x' and 'b/x' are both called 'x'; use NAME=PATH"),
+        (['a b=x'], "'a b' cannot be a name"),
+        (['x', '--slots', '0'], '--slots=0; must be at least 1'),
+        (['x', '--queue', '-1'], '--queue=-1; must be at least 0'),
+        (['x', '--seconds', 'nan'], '--seconds=nan; must be above 0'),
+        (['x', '--host', '0.0.0.0'], '--host=0.0.0.0 serves others than this machine'),
+        (['x', '--token', 'NO_SUCH_VARIABLE'], 'there is no such environment variable'),
+        (['x', '--cost', 'reward=y'], 'a cost model may not be called reward'),
+        (['x'], "'x' holds no model (config.json and "),
+    ],
+    ids=str,
+)
+def test_command_lines_that_are_refused(argv, message):
+    assert message in micro.error(main_lib.main, argv)
+
+
+@pytest.mark.parametrize(
+    ('prompt', 'answer', 'positions', 'expected'),
+    [
+        (0, 0, 4096, (1024, 1024)),
+        (0, 0, 256, (128, 128)),
+        (200, 0, 256, (200, 56)),
+        (0, 200, 256, (56, 200)),
+        (3000, 0, 4096, (3000, 1024)),
+        (100, 156, 256, (100, 156)),
+    ],
+)
+def test_lengths_by_hand(prompt, answer, positions, expected):
+    given = limits.Limits(prompt_tokens=prompt, answer_tokens=answer)
+    found = given.within(positions)
+    assert (found.prompt_tokens, found.answer_tokens) == expected
+
+
+@pytest.mark.parametrize(('prompt', 'answer'), [(100, 157), (256, 0), (0, 256)])
+def test_lengths_that_do_not_fit(prompt, answer):
+    given = limits.Limits(prompt_tokens=prompt, answer_tokens=answer)
+    with pytest.raises(ValueError, match='do not fit into the 256 positions'):
+        given.within(256)
