@@ -5,8 +5,8 @@ is subtracted from the reward, and without costs it is PPO.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
-import time
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax import compilation
 from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.rollout import experience
@@ -86,22 +87,28 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     }
     if thresholds:
         rates['train/cost_critic_lr'] = by_iteration(critic_rate)
+    views_of = bridge.make(
+        mesh,
+        tokenizer,
+        prompts.train,
+        readers,
+        max_prompt_length=config.max_prompt_length,
+    )
+    step = Iteration(
+        compilation.Program(rollout_fn(config, loaded, tokenizer)),
+        compilation.Program(scoring_fn(config, loaded)),
+        views_of,
+        functools.partial(bridge.shapes, mesh, readers),
+        compilation.Program(stage_lib.compile_step(mesh, learn, state)),
+        loaded.frozen,
+        loaded.bases(),
+    )
+    count = config.rollout.prompts * config.rollout.samples_per_prompt
     return stage_lib.Stage(
         state=state,
-        step=iteration(
-            rollout_fn(config, loaded, tokenizer),
-            scoring_fn(config, loaded),
-            bridge.make(
-                mesh,
-                tokenizer,
-                prompts.train,
-                readers,
-                max_prompt_length=config.max_prompt_length,
-            ),
-            stage_lib.compile_step(mesh, learn, state),
-            loaded.frozen,
-            loaded.bases(),
-        ),
+        step=step,
+        compile=step.compile,
+        pace=functools.partial(pace, count),
         feed=feed,
         steps=config.iterations,
         evaluate=lambda state: {},
@@ -154,7 +161,7 @@ def rollout_fn(
     config: ml_collections.ConfigDict,
     loaded: ppo_models.Loaded,
     tokenizer: inputs.Tokenizer,
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """Compiled (params, base, prompts, key) to samples."""
 
     def rollout(params, base, prompts, key):
@@ -178,7 +185,7 @@ def rollout_fn(
 
 def scoring_fn(
     config: ml_collections.ConfigDict, loaded: ppo_models.Loaded
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """Compiled `experience.score_samples`: (params, bases, samples, views)."""
 
     def score_samples(params, bases, samples, views):
@@ -205,46 +212,75 @@ def scoring_fn(
     return jax.jit(score_samples)
 
 
-def iteration(
-    rollout: Callable[..., Any],
-    score_samples: Callable[..., Any],
-    views_of: bridge.Bridge,
-    learn: Callable[..., Any],
-    frozen: Mapping[str, Any],
-    bases: Mapping[str, Any],
-) -> Callable[..., Any]:
-    """One iteration of three compiled programs, each timed."""
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """One iteration of three programs, of which none is waited for.
 
-    def run(state, batch, key):
+    Attributes:
+      rollout: Of `rollout_fn`.
+      score: Of `scoring_fn`.
+      views_of: The bridge to score models with tokenizers of their own; with any, it
+        reads the samples on the host, and so waits for the rollout.
+      views_shapes: The number of samples to what the bridge will give, as shapes.
+      learn: The update.
+      frozen: Parameters by role.
+      bases: The models under adapters, by role.
+    """
+
+    rollout: compilation.Program
+    score: compilation.Program
+    views_of: bridge.Bridge
+    views_shapes: Callable[[int], bridge.Views]
+    learn: compilation.Program
+    frozen: Mapping[str, Any]
+    bases: Mapping[str, Any]
+
+    def compile(self, state, batch, key) -> stage_lib.Compiled:
+        """Compiles the three, each for what the one before will give."""
         rollout_key, learn_key = jax.random.split(key)
-        begin = time.perf_counter()
-        samples = rollout(
-            state.actor.params, bases['actor'], batch['prompts'], rollout_key
+        took = {}
+        took['rollout'], samples = self.rollout.ahead(
+            state.actor.params, self.bases['actor'], batch['prompts'], rollout_key
         )
-        jax.block_until_ready(samples)
-        sampled = time.perf_counter()
-        params = dict(frozen) | {
+        views = self.views_shapes(samples.tokens.shape[0])
+        took['scoring'], scored = self.score.ahead(
+            self._params(state), self.bases, samples, views
+        )
+        rows = (scored, batch.get('ptx'))
+        took['update'], _ = self.learn.ahead(state, (rows, self.bases), learn_key)
+        return took
+
+    def __call__(self, state, batch, key):
+        """(state, metrics, phases)."""
+        rollout_key, learn_key = jax.random.split(key)
+        samples = self.rollout(
+            state.actor.params, self.bases['actor'], batch['prompts'], rollout_key
+        )
+        views, cut = self.views_of(batch['prompts'].row, samples)
+        scored = self.score(self._params(state), self.bases, samples, views)
+        rows = (scored, batch.get('ptx'))
+        state, metrics = self.learn(state, (rows, self.bases), learn_key)
+        metrics |= {f'train/{n}_reencoded_truncated_share': cut[n] for n in cut}
+        phases = {
+            'rollout': samples.truncated,
+            'scoring': scored.reward,
+            'update': metrics,
+        }
+        return state, metrics, phases
+
+    def _params(self, state) -> dict[str, Any]:
+        return dict(self.frozen) | {
             'reward_critic': state.reward_critic.params,
             'cost_critics': {n: c.params for n, c in state.cost_critics.items()},
         }
-        views, cut = views_of(batch['prompts'].row, samples)
-        scored = jax.block_until_ready(score_samples(params, bases, samples, views))
-        experienced = time.perf_counter()
-        rows = (scored, batch.get('ptx'))
-        state, metrics = learn(state, (rows, bases), learn_key)
-        metrics |= {f'train/{n}_reencoded_truncated_share': cut[n] for n in cut}
-        jax.block_until_ready(metrics)
-        done = time.perf_counter()
-        tokens = float(metrics['train/mean_generated_length']) * scored.reward.shape[0]
-        timings = {
-            'time/rollout': sampled - begin,
-            'time/scoring': experienced - sampled,
-            'time/update': done - experienced,
-            'tokens_per_second': tokens / (done - begin),
-        }
-        return state, metrics, timings
 
-    return run
+
+def pace(
+    rows: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """Generated tokens a second, over the whole step."""
+    tokens = metrics['train/mean_generated_length'] * rows
+    return {'tokens_per_second': tokens / seconds['time/step']}
 
 
 def _feed(
