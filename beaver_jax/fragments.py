@@ -43,6 +43,9 @@ def run(stage: str, preset: str) -> ml_collections.ConfigDict:
     config.checkpoint = _dict(every=100, keep=2)
     # A run ends after this many non-finite updates in a row; single ones are skipped.
     config.max_bad_steps = 5
+    # What becomes of a run that compiles anything after its first step: 'warn', 'error'
+    # ends it, 'ignore'.
+    config.late_compilation = 'warn'
     config.costs = ml_collections.ConfigDict()
     return config
 

@@ -30,6 +30,7 @@ MEANINGS = (
         'of every role: float32, bfloat16, or auto (bfloat16 on accelerators)',
     ),
     ('max_bad_steps', 'non-finite updates in a row that end the run'),
+    ('late_compilation', 'after the first step: warn, error (end the run) or ignore'),
     # Machines and logs.
     (r'mesh\.data', 'replicas that see different rows; -1: all devices that are left'),
     (r'mesh\.fsdp', 'shards of parameters, which see different rows too'),

@@ -6,7 +6,8 @@ A run that was killed goes on from its last checkpoint when it is started again.
 stage of reinforcement learning ends with an evaluation and a report.
 """
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import logging
 import pathlib
@@ -22,6 +23,7 @@ from beaver_jax import checkpoint
 from beaver_jax import compilation
 from beaver_jax import config as config_lib
 from beaver_jax import evaluate
+from beaver_jax import machine
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import report
 from beaver_jax import sharding
@@ -103,7 +105,7 @@ def _mendable() -> Iterator[None]:
 
 def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
     """Trains one stage to its end; returns False where it was done before."""
-    begun = time.monotonic()
+    stage_begun = time.monotonic()
     directory = directories.directory(config)
 
     # ---- Directory and models -----------------------------------------------------
@@ -148,56 +150,95 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
             metrics_lib.write_json(card, stage.card())
 
         # ---- Loop -----------------------------------------------------------------
-        finite = start  # the last step whose gradients were finite
+        journal = Journal(config, stage, writer, progress, start)
         seed_key = jax.random.key(config.seed)
-        with writer, progress:
+        under_way: collections.deque[Any] = collections.deque()
+        ahead: Mapping[str, compilation.Ahead] = {}
+        with writer, progress, machine.Watch() as watch:
             for step in range(start, stage.steps):
-                clock = time.perf_counter()
+                begun = time.perf_counter()
                 key = jax.random.fold_in(seed_key, step)
-                state, metrics, timings = stage.step(state, next(stage.feed), key)
-                metrics = {name: float(value) for name, value in metrics.items()}
-                metrics |= {n: float(rate(step)) for n, rate in stage.rates.items()}
-                timings['time/step'] = time.perf_counter() - clock
-                _watch_compilation(compiled, step - start, directory)
-                if step % config.log.every == 0 or step + 1 == stage.steps:
-                    writer.write(step + 1, metrics)
-                    writer.write_timings(step + 1, timings)
-                progress.update(step + 1, stage.glance(metrics), timings)
-                bad = round(metrics['train/bad_steps'])
-                finite = finite if bad else step + 1
-                if bad >= config.max_bad_steps:
-                    raise _not_finite(step + 1, bad, finite, checkpoints, directory)
+                batch = next(stage.feed)
+                if step == start:
+                    ahead = _compile(stage, (state, batch, key), directory)
+                    begun = time.perf_counter()
+                state, metrics, phases = stage.step(state, batch, key)
+                under_way.append((step, metrics, watch.step(begun, phases, metrics)))
+                late = compiled.names if step > start else []
+                # The device works on while the last step's metrics are looked at. A
+                # checkpoint needs this one's: a bad state is not saved, and no state
+                # before its metrics.
                 done = step + 1 == stage.steps
-                if not bad and (done or (step + 1) % config.checkpoint.every == 0):
+                due = done or (step + 1) % config.checkpoint.every == 0
+                while len(under_way) > (not due):
+                    journal.write(*under_way.popleft())
+                    if journal.bad >= config.max_bad_steps:
+                        raise _not_finite(journal, checkpoints, directory)
+                if due and not journal.bad:
                     checkpoints.save(step + 1, state, stage.feed.position())
+                _compiled_late(late, step + 1, config.late_compilation, directory)
                 compiled.reset()
 
         # ---- Save -----------------------------------------------------------------
         found = stage.evaluate(state)
         stage.export(state, directory / 'model')
+    memory = _memory(ahead, directory)
     if first:
-        _summarize(config, stage, directory, found, time.monotonic() - begun)
+        took = {'seconds': round(time.monotonic() - stage_begun, 1), 'memory': memory}
+        _summarize(config, stage, directory, found, took)
     return True
 
 
-def _watch_compilation(compiled: compilation.Counter, steps: int, where: Any) -> None:
-    """Says what the first step compiled, and warns of anything compiled later."""
-    if steps == 0:
-        log.info(
-            '%s: compiled %s in %.1f s',
-            where,
-            _programs(compiled.programs),
-            compiled.seconds,
+class Journal:
+    """What is written and shown of each step, in their order."""
+
+    def __init__(self, config, stage, writer, progress, start: int):
+        """Nothing is written yet."""
+        self._every, self._stage = config.log.every, stage
+        self._writer, self._progress = writer, progress
+        self.step = start  # steps written
+        self.finite = start  # the last step whose gradients were finite
+        self.bad = 0  # steps without, up to now
+
+    def write(self, step: int, metrics: Mapping[str, Any], seconds: Any) -> None:
+        """Waits for a step's metrics, and for its seconds by phase (a future)."""
+        stage = self._stage
+        found = {name: float(x) for name, x in jax.device_get(dict(metrics)).items()}
+        found |= {name: float(rate(step)) for name, rate in stage.rates.items()}
+        timings = seconds.result()
+        timings |= stage.pace(found, timings)
+        self.step = step + 1
+        if step % self._every == 0 or self.step == stage.steps:
+            self._writer.write(self.step, found)
+            self._writer.write_timings(self.step, timings)
+        self._progress.update(self.step, stage.glance(found), timings)
+        self.bad = round(found['train/bad_steps'])
+        self.finite = self.finite if self.bad else self.step
+
+
+def _compile(stage, arguments, where: Any) -> Mapping[str, compilation.Ahead]:
+    """Compiles a stage's programs, before its first step, and says how long it took."""
+    ahead = stage.compile(*arguments)
+    if ahead:
+        took = ', '.join(f'{name} {one.seconds:.1f} s' for name, one in ahead.items())
+        log.info('%s: compiled: %s', where, took)
+    return ahead
+
+
+def _compiled_late(names: Sequence[str], step: int, then: str, where: Any) -> None:
+    """Warns of what was compiled after the first step, or ends the run."""
+    if not names or then == 'ignore':
+        return
+    found = f'step {step} compiled {", ".join(sorted(set(names)))} again'
+    if then == 'error':
+        raise RunError(
+            f'{where}: {found}, though every shape should be known by now. What was '
+            'saved is whole; go on with --config.late_compilation=warn.'
         )
-    elif compiled.programs:
-        log.warning('%s: compiled %s again', where, _programs(compiled.programs))
+    log.warning('%s: %s', where, found)
 
 
-def _programs(count: int) -> str:
-    return f'{count} program{"s" * (count != 1)}'
-
-
-def _not_finite(step: int, bad: int, finite: int, checkpoints, directory) -> RunError:
+def _not_finite(journal: Journal, checkpoints, directory) -> RunError:
     """What ends a run whose updates were skipped too many times in a row.
 
     A checkpoint is good if a step from it had finite gradients. That of the last such
@@ -205,7 +246,7 @@ def _not_finite(step: int, bad: int, finite: int, checkpoints, directory) -> Run
     """
     checkpoints.wait()
     steps = checkpoints.steps()
-    good = [saved for saved in steps if saved < finite]
+    good = [saved for saved in steps if saved < journal.finite]
     where = directory / directories.CHECKPOINTS
     if good:
         last = f'the last good checkpoint is {where}/{good[-1]}'
@@ -214,26 +255,44 @@ def _not_finite(step: int, bad: int, finite: int, checkpoints, directory) -> Run
     if good and good[-1] != steps[-1]:
         last += f', remove {where}/{steps[-1]} to go back to it'
     return RunError(
-        f'step {step}: {bad} updates in a row had non-finite gradients and were '
-        f'skipped; {last}. Lower the learning rate, and go on with '
+        f'step {journal.step}: {journal.bad} updates in a row had non-finite gradients '
+        f'and were skipped; {last}. Lower the learning rate, and go on with '
         '--config.if_exists=resume or start anew with --config.if_exists=overwrite.'
     )
 
 
-def _summarize(config, stage, directory: pathlib.Path, found, seconds: float) -> None:
+def _memory(ahead: Mapping[str, compilation.Ahead], where: Any) -> dict[str, Any]:
+    """The most memory until now, beside what each program needs by XLA's plan."""
+    peak = machine.peak_memory()
+    programs = {name: one.bytes for name, one in ahead.items()}
+    ((kind, size),) = peak.items()
+    log.info(
+        '%s: peak memory %.2f GB (%s)%s',
+        where,
+        size / 1e9,
+        kind.split('_')[1],
+        ''.join(
+            f', {name} needs {one / 1e9:.2f}' for name, one in programs.items() if one
+        ),
+    )
+    return peak | {'program_bytes': programs}
+
+
+def _summarize(config, stage, directory: pathlib.Path, found, took) -> None:
     """Writes summary.json, the mark of a finished stage, in one piece."""
     rows = metrics_lib.read(directory / metrics_lib.METRICS)
     summary = {
         'stage': config.stage,
         'seed': config.seed,
-        'seconds': round(seconds, 1),
         'steps': stage.steps,
         'metrics': {name.removeprefix('eval/'): value for name, value in found.items()},
         'data': dict(stage.data),
-    } | stage.summarize(rows)
+        **took,
+        **stage.summarize(rows),
+    }
     metrics_lib.write_json(directory / directories.SUMMARY, summary)
     shown = ''.join(f', {name} {value:.3f}' for name, value in found.items())
-    log.info('%s: done in %.0f s%s', directory, seconds, shown)
+    log.info('%s: done in %.0f s%s', directory, took['seconds'], shown)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ on paper by the rate of a large matmul in the same process.
 import argparse
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -25,19 +24,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from beaver_jax import multiplier
-from beaver_jax import optim
 from beaver_jax import types
-from beaver_jax.models import config as config_lib
-from beaver_jax.models import score
-from beaver_jax.models import transformer
-from beaver_jax.rollout import experience
-from beaver_jax.rollout import generate
-from beaver_jax.rollout import sampling
-from beaver_jax.steps import ppo_config
-from beaver_jax.steps import ppo_lag
+from benchmarks import programs
 from benchmarks import shapes
 
 Seconds = dict[str, float]
@@ -147,40 +136,19 @@ class Iteration:
 
     def __init__(self, shape: shapes.Shape):
         """Random weights, and compilation."""
-        decoder = config_lib.TransformerConfig(
-            vocab_size=shape.vocab_size,
-            embed_dim=shape.embed_dim,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.embed_dim // shape.num_heads,
-            mlp_dim=shape.mlp_dim,
-            max_positions=shape.length,
-            dtype=shape.dtype,
-        )
-        policy = transformer.CausalLM(decoder)
-        scorer = score.ScoreModel(config_lib.ScoreConfig(decoder, score_type='critic'))
-        optimizers = ppo_lag.Optimizers(
-            adamw(),
-            adamw(),
-            optax.chain(optax.scale(0.1), multiplier.projected_ascent(5.0)),
-        )
+        made = programs.Programs(shape)
+        policy, scorer = made.policy, made.scorer
         self._frozen = {
             'reference': params(policy, 1, shape.dtype),
             'reward': params(scorer, 2, shape.dtype),
             'costs': {'harm': params(scorer, 3, shape.dtype)},
         }
-        learning = {
-            'actor': params(policy, 0),
-            'reward_critic': params(scorer, 4),
-            'cost_critics': {'harm': params(scorer, 5)},
-        }
-        self._state = ppo_lag.init(
-            learning,
-            optimizers,
-            multipliers={'harm': 1.0},
-            costs=('harm',),
-            window=shape.rows,
+        self._state = made.init(
+            {
+                'actor': params(policy, 0),
+                'reward_critic': params(scorer, 4),
+                'cost_critics': {'harm': params(scorer, 5)},
+            }
         )
         tokens = jax.random.randint(
             jax.random.key(0), (shape.rows, shape.prompt), 1, shape.vocab_size
@@ -188,73 +156,33 @@ class Iteration:
         self._prompts = types.PromptBatch(
             tokens, jnp.ones_like(tokens, bool), jnp.arange(shape.rows)
         )
-        self._compile(shape, policy, scorer, optimizers)
+        self._made = made
+        self._compile()
 
-    def _compile(self, shape, policy, scorer, optimizers) -> None:
-        def end(params, tokens, mask):
-            return score.end_scores(
-                scorer.apply({'params': params}, tokens, mask), mask
-            )
-
-        functions: dict[str, Callable[..., Any]] = {
-            'generate': functools.partial(
-                generate.generate,
-                model=policy,
-                response_length=shape.response,
-                sampler=sampling.Sampler(),
-                eos_ids=(shape.vocab_size,),  # is never sampled
-                pad_id=0,
-            ),
-            'score': functools.partial(
-                experience.score_samples,
-                scorers=experience.Scorers(
-                    policy,
-                    end,
-                    {'harm': end},
-                    {'harm': experience.Cost('harm')},
-                    scorer,
-                    {'harm': scorer},
-                ),
-                temperature=1.0,
-            ),
-            'update': functools.partial(
-                ppo_lag.ppo_lag_step,
-                networks=ppo_lag.Networks(policy, scorer, {'harm': scorer}),
-                optimizers=optimizers,
-                config=ppo_config.PPOConfig(),
-                thresholds={'harm': 0.0},
-            ),
-        }
+    def _compile(self) -> None:
         self._programs: dict[str, Any] = {}
         self.compile_seconds: Seconds = {}
-        samples = jax.eval_shape(functions['generate'], *self._arguments('generate'))
-        found = jax.eval_shape(functions['score'], *self._arguments('score', samples))
-        given = {'generate': None, 'score': samples, 'update': found}
+        given: Any = None
         for phase in shapes.PHASES:
+            function = self._made.functions[phase]
+            arguments = self._arguments(phase, given)
             donated = (0,) if phase == 'update' else ()
             begun = time.perf_counter()
             self._programs[phase] = (
-                jax.jit(functions[phase], donate_argnums=donated)
-                .lower(*self._arguments(phase, given[phase]))
-                .compile()
+                jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
             )
             self.compile_seconds[phase] = time.perf_counter() - begun
+            given = jax.eval_shape(function, *arguments)
         self.temporary_bytes = {
             phase: program.memory_analysis().temp_size_in_bytes
             for phase, program in self._programs.items()
         }
 
     def _arguments(self, phase: str, given: Any = None) -> tuple[Any, ...]:
-        state = self._state
-        if phase == 'generate':
-            return state.actor.params, self._prompts, jax.random.key(1)
-        if phase == 'update':
-            return state, (given, None), jax.random.key(2)
-        critics = {
-            'reward_critic': state.reward_critic.params,
-            'cost_critics': {n: c.params for n, c in state.cost_critics.items()},
-        }
-        return self._frozen | critics, given
+        key = jax.random.key(1)
+        return self._made.arguments(
+            phase, self._state, self._frozen, self._prompts, given, key
+        )
 
     def run(self) -> Seconds:
         """Seconds by phase of one iteration."""
@@ -267,13 +195,6 @@ class Iteration:
             seconds[phase] = time.perf_counter() - begun
         self._state, _ = given
         return seconds
-
-
-def adamw() -> optax.GradientTransformation:
-    """That of every run, at a constant rate."""
-    return optim.make_optimizer(
-        optim.OptimizerConfig(learning_rate=1e-5, schedule='constant'), 1000
-    )
 
 
 def params(model: Any, seed: int, dtype: str = 'float32') -> Any:

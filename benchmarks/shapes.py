@@ -19,7 +19,9 @@ class Shape:
       rows: B, prompts of an iteration.
       prompt: P, tokens.
       response: G, tokens.
-      dtype: Of parameters and computation.
+      dtype: Of computation, and of parameters that do not learn.
+      remat: What the backward pass recomputes; see `TransformerConfig`.
+      chunks: Parts in which rows are scored and learnt from.
     """
 
     vocab_size: int
@@ -32,6 +34,8 @@ class Shape:
     prompt: int
     response: int
     dtype: str = 'float32'
+    remat: str = 'none'
+    chunks: int = 1
 
     @property
     def length(self) -> int:
@@ -63,4 +67,19 @@ class Shape:
 PRESETS = {
     # 6.8 million parameters.
     'cpu': Shape(4096, 256, 6, 8, 8, 680, rows=32, prompt=64, response=64),
+    # As configs/ppo_lag.py:llama-7b, without PTX.
+    'llama-7b': Shape(
+        32_000,
+        4096,
+        32,
+        32,
+        32,
+        11_008,
+        rows=128,
+        prompt=256,
+        response=256,
+        dtype='bfloat16',
+        remat='full',
+        chunks=4,
+    ),
 }

@@ -141,6 +141,10 @@ POLICY = [
     ({'checkpoint.keep': 0}, 'config.checkpoint.keep=0; must be at least 1.'),
     ({'log.every': 0}, 'config.log.every=0; must be at least 1.'),
     ({'max_bad_steps': 0}, 'config.max_bad_steps=0; must be at least 1.'),
+    (
+        {'late_compilation': 'stop'},
+        "config.late_compilation='stop'; known: warn, error, ignore.",
+    ),
     ({'seed': -1}, 'config.seed=-1; must not be negative.'),
     ({'if_exists': 'ask'}, "config.if_exists='ask'; known: refuse, resume, overwrite."),
     # 2×2×2 devices.

@@ -10,6 +10,7 @@ import pytest
 
 from beaver_jax import compilation
 from beaver_jax import config as config_lib
+from beaver_jax import metrics
 from beaver_jax import sharding
 from beaver_jax import stages
 from beaver_jax import terminal
@@ -30,7 +31,7 @@ def test_it_counts_programs_and_not_calls():
         double(x[:2])  # a slice and another shape
         assert compiled.programs > 1
         compiled.reset()
-        assert (compiled.programs, compiled.seconds) == (0, 0.0)
+        assert (compiled.programs, compiled.names, compiled.seconds) == (0, [], 0.0)
 
 
 def test_it_stops_counting_and_is_deaf_to_other_threads():
@@ -92,10 +93,10 @@ def programs_of_steps(config, count):
             key = jax.random.fold_in(jax.random.key(0), step)
             batch = next(built.feed)
             compiled.reset()
-            state, metrics, _ = built.step(state, batch, key)
+            state, found, _ = built.step(state, batch, key)
             programs.append(compiled.programs)
             lengths.append({leaf.shape[-1] for leaf in jax.tree.leaves(batch)})
-            assert all(math.isfinite(value) for value in metrics.values())
+            assert all(math.isfinite(value) for value in found.values())
     return programs, set.union(*lengths)
 
 
@@ -114,30 +115,79 @@ def test_the_first_step_compiles_for_every_length_of_batches(load):
     assert len(lengths - {1, 16}) == 3
 
 
-def test_a_run_says_what_was_compiled_and_warns_of_more(load, capsys, monkeypatch):
+@pytest.fixture
+def restless(monkeypatch):
+    """Stages whose steps compile a new program every time."""
     build = stages.build
 
     def build_restless(config, mesh):
         built = build(config, mesh)
         step = built.step
 
+        def draws(key):
+            return jax.random.bits(key)
+
         def compiles(state, batch, key):
-            jax.jit(lambda key: jax.random.bits(key))(key)  # a new program every time
+            jax.jit(lambda key: draws(key))(key)
             return step(state, batch, key)
 
         built.step = compiles
         return built
 
-    def log_of(config):
+    monkeypatch.setattr(stages, 'build', build_restless)
+
+
+@pytest.fixture
+def train_it(capsys):
+    """Trains a stage and returns its log."""
+
+    def train_it(config):
         terminal.show_log()
         mesh = sharding.make_mesh(**config.mesh)
         with jax.set_mesh(mesh):
             train.train(config, mesh)
         return capsys.readouterr().err
 
-    log = log_of(load('sft', steps=2))
-    assert re.search(r'sft: compiled [1-9]\d* programs? in \d', log)
-    assert 'again' not in log
-    monkeypatch.setattr(stages, 'build', build_restless)
-    log = log_of(load('sft', steps=2, if_exists='overwrite'))
-    assert 'sft: compiled 1 program again' in log
+    return train_it
+
+
+def test_a_run_says_what_was_compiled_and_what_it_took(load, train_it):
+    log = train_it(load('sft', steps=2, late_compilation='error'))  # nothing is late
+    assert re.search(r'sft: compiled: step \d+\.\d s\n', log)
+    assert re.search(r'sft: peak memory \d+\.\d\d GB \(process\), step needs \d', log)
+
+
+def test_what_is_compiled_late_ends_a_run_or_is_told_of(
+    load, train_it, restless, tmp_path
+):
+    changes = {'steps': 4, 'checkpoint.every': 2}
+    with pytest.raises(train.RunError, match=r'step 2 compiled .*=warn\.$'):
+        train_it(load('sft', late_compilation='error', **changes))
+    # The step was written and saved before.
+    rows = metrics.read(tmp_path / 'sft' / metrics.METRICS)
+    assert [row['step'] for row in rows] == [1, 2]
+    log = train_it(load('sft', **changes))
+    assert 'sft: resumed after step 2 of 4' in log
+    # Step 3 is the first that the second process takes.
+    assert 'sft: step 4 compiled jit(<lambda>) again' in log
+    assert 'step 3 compiled' not in log
+
+
+def test_a_program_compiled_ahead_is_what_is_called():
+    called = []
+
+    def double(x):
+        called.append(x.shape)
+        return {'twice': 2 * x}
+
+    program = compilation.Program(jax.jit(double))
+    ahead, results = program.ahead(jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert ahead.seconds > 0
+    assert ahead.bytes >= 2 * 3 * 4  # an argument and a result of three floats
+    assert (results['twice'].shape, results['twice'].dtype) == ((3,), jnp.float32)
+    with compilation.Counter() as compiled:
+        x = jnp.arange(3.0)
+        compiled.reset()
+        assert program(x)['twice'].tolist() == [0, 2, 4]
+        assert compiled.programs == 0
+    assert called == [(3,)]

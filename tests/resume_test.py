@@ -65,6 +65,10 @@ def test_a_killed_run_equals_one_left_alone(one_device, tmp_path):
         assert exported[0] == exported[1], (stage, chance)
         found = [micro.summary(path, stage) for path in (run, alone)]
         assert [summary.pop('seconds') > 0 for summary in found] == [True, True]
+        memory = [summary.pop('memory') for summary in found]
+        assert all(one['peak_process_bytes'] > 0 for one in memory)
+        # What XLA plans for a program is the same; what a process held is not.
+        assert memory[0]['program_bytes'] == memory[1]['program_bytes']
         assert found[0] == found[1], (stage, chance)
     for name in ('results.json', 'samples.jsonl'):
         mine, other = (path / 'evaluate' / name for path in (run, alone))

@@ -16,6 +16,7 @@ ROOMS = {
     'config': 1,
     'fragments': 0,
     'compilation': 1,
+    'machine': 1,
     'terminal': 1,
     'data': 1,
     'models': 1,

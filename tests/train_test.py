@@ -94,7 +94,9 @@ def test_another_stage_of_the_run_uses_what_is_there(
     # Its reward model starts from the run's own SFT model, which is trained as well.
     assert f'ppo needs {run}/sft, {run}/reward: trained first' in log
     assert f'{run}/cost' not in log
-    assert re.search(rf'{run}/ppo: compiled \d+ programs? in \d', log)
+    assert re.search(
+        rf'{run}/ppo: compiled: rollout \d.* s, scoring \d.* s, update', log
+    )
     assert 'again' not in log
     made = ['evaluate', 'ppo', 'report', 'reward', 'sft', 'world']
     assert sorted(os.listdir(run)) == made

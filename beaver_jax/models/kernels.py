@@ -1,10 +1,15 @@
 """Fused attention of accelerators: cuDNN on NVIDIA GPUs, Pallas splash on TPUs.
 
 Neither keeps the weights [B, N, T, S]. Each has limits that its `fits_` function
-knows. Axes: B batch, T query time, S key time, N query heads, H kv heads, A head dim.
+knows. On a mesh each device works on whole rows and heads of its own: to XLA's
+partitioner a kernel is a box, for which it would gather all of them.
+
+Axes: B batch, T query time, S key time, N query heads, H kv heads, A head dim.
 """
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 from flax import struct
 import jax
@@ -57,6 +62,30 @@ def fits_cudnn(q: jax.Array, k: jax.Array) -> bool:
         and q.shape[-1] % 8 == 0
         and q.shape[2] % 2 == 0
         and k.shape[2] % 2 == 0
+        and _divides(q, k)
+    )
+
+
+def _divides(q: jax.Array, k: jax.Array) -> bool:
+    """The mesh divides rows and kv heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return True
+    tensor = mesh.shape['tensor']
+    return q.shape[0] % (mesh.size // tensor) == 0 and k.shape[1] % tensor == 0
+
+
+def _on_each_device(attend: Callable[..., jax.Array], *specs: Any) -> Any:
+    """Of (q, k, v, …), the rest spread as given, to whole rows and heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attend
+    heads = P(BATCH, 'tensor')
+    return jax.shard_map(
+        attend,
+        in_specs=(heads, heads, heads, *specs),
+        out_specs=heads,
+        check_vma=False,
     )
 
 
@@ -68,10 +97,10 @@ def lowers_cudnn() -> bool:
     """
     if jax.default_backend() == 'gpu':
         return True
-    x = jax.ShapeDtypeStruct((1, 1, 8, 8), jnp.bfloat16)
-    mask = jax.ShapeDtypeStruct((1, 1, 8, 8), bool)
+    x = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
+    ask = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
     try:
-        jax.eval_shape(functools.partial(cudnn, scale=1.0), x, x, x, mask)
+        jax.eval_shape(ask, x, x, x)
     except RuntimeError:
         return False
     return True
@@ -81,25 +110,25 @@ def cudnn(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, scale: float
 ) -> jax.Array:
     """Arguments as of `attention.attend`, with the mask as [B, 1, T, S]."""
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=scale, implementation='cudnn'
-    )
-    return out.swapaxes(1, 2)
+
+    def run(q, k, v, mask):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=mask, scale=scale, implementation='cudnn'
+        )
+        return out.swapaxes(1, 2)
+
+    return _on_each_device(run, P(BATCH))(q, k, v, mask)
 
 
 def fits_splash(q: jax.Array, k: jax.Array) -> bool:
     """Lengths in whole blocks, and rows and kv heads that the mesh divides."""
-    rows, _, length, width = q.shape
-    mesh = jax.sharding.get_abstract_mesh()
-    tensor = 1 if mesh.empty else mesh.shape['tensor']
-    parts = 1 if mesh.empty else mesh.size // tensor
+    length, width = q.shape[2:]
     return (
         length == k.shape[2]
         and length % LANES == 0
         and width % 16 == 0
-        and rows % parts == 0
-        and k.shape[1] % tensor == 0
+        and _divides(q, k)
     )
 
 
@@ -113,7 +142,7 @@ def splash(
     softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention of whole rows and heads, on each device its own.
+    """Splash attention.
 
     Args:
       q: [B, N, T, A].
@@ -139,16 +168,10 @@ def splash(
             return near(q, k, v)
         return jax.lax.cond(seen.windowed, near, attend, q, k, v)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    q = q * jnp.asarray(scale, q.dtype)
-    if mesh.empty or mesh.size == 1:
-        return run(q, k, v, seen)
-    # To XLA's partitioner a kernel is a box: it would gather every row and head.
-    heads, rows = P(BATCH, 'tensor'), P(BATCH)
+    rows = P(BATCH)
     specs = seen.replace(queries=rows, keys=rows, windowed=P())
-    return jax.shard_map(
-        run, in_specs=(heads, heads, heads, specs), out_specs=heads, check_vma=False
-    )(q, k, v, seen)
+    q = q * jnp.asarray(scale, q.dtype)
+    return _on_each_device(run, specs)(q, k, v, seen)
 
 
 def _splash(q, k, v, *, ids, softcap, interpret, window=None):

@@ -35,21 +35,27 @@ def pack(
     Returns:
       Packs with a leading axis M, R the same for all; as NumPy.
     """
-    count = len(orders)
+    minibatches = len(orders)
     # [M, devices, parts, rows of a group]; see `sharding.split_rows`.
-    by_part = orders.reshape(count, devices, -1, parts).swapaxes(2, 3)
+    by_part = orders.reshape(minibatches, devices, -1, parts).swapaxes(2, 3)
     groups = by_part.reshape(-1, by_part.shape[-1])
     lengths = np.sum(samples.mask, axis=1)
     bins = [_bins(lengths[group], samples.mask.shape[1]) for group in groups]
-    step = -(-groups.shape[1] // sizes)
-    most = -(-max(int(found.max()) + 1 for found in bins) // step) * step
+    needed = max(int(found.max()) + 1 for found in bins)
+    most = next(n for n in counts(groups.shape[1], sizes) if n >= needed)
     made = [_lay(samples, *pair, most) for pair in zip(groups, bins, strict=True)]
 
     def merge(leaves):
-        x = np.stack(leaves).reshape(count, devices, parts, *leaves[0].shape)
-        return x.swapaxes(2, 3).reshape(count, -1, x.shape[-1])
+        x = np.stack(leaves).reshape(minibatches, devices, parts, *leaves[0].shape)
+        return x.swapaxes(2, 3).reshape(minibatches, -1, x.shape[-1])
 
     return types.Packs(*(merge(leaves) for leaves in zip(*made, strict=True)))
+
+
+def counts(rows: int, sizes: int) -> range:
+    """The numbers of packs that a group of rows may have, at most `sizes` of them."""
+    step = -(-rows // sizes)
+    return range(step, rows + step, step)
 
 
 def _bins(lengths: np.ndarray, size: int) -> np.ndarray:

@@ -7,6 +7,7 @@ score model, in its own template and padded to a length of its own.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,22 @@ def make(
         return found, cut
 
     return views
+
+
+def shapes(mesh: Mesh, readers: Sequence[Reader], rows: int) -> Views:
+    """What a bridge of `make` gives of so many samples, as shapes."""
+    where = sharding.batch_sharding(mesh)
+
+    def array(length, dtype) -> Any:
+        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=where)
+
+    return {
+        name: types.Sequences(
+            array(reader.length, np.int32), array(reader.length, bool)
+        )
+        for reader in readers
+        for name in reader.names
+    }
 
 
 def announce(readers: Sequence[Reader], policy: str) -> None:

@@ -22,7 +22,14 @@ CARD = 'data_card.json'
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 # What may differ between a run and its continuation.
-VOLATILE = ('if_exists', 'log.', 'checkpoint.', 'mesh.', 'data.workers')
+VOLATILE = (
+    'if_exists',
+    'late_compilation',
+    'log.',
+    'checkpoint.',
+    'mesh.',
+    'data.workers',
+)
 # Values that are paths.
 PATHS = re.compile(r'run|base|models|data\..+|(.+\.)?(init|tokenizer)')
 IF_EXISTS = ('refuse', 'resume', 'overwrite')

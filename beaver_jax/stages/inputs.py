@@ -24,6 +24,7 @@ from beaver_jax.models import transformer
 log = logging.getLogger(__name__)
 Tokenizer = transformers.PreTrainedTokenizerBase
 Settings = TypeVar('Settings')
+LATE = ('warn', 'error', 'ignore')  # of what is compiled after the first step
 DTYPES = ('auto', 'float32', 'bfloat16')
 # Embeddings and logits are padded to a multiple of so many tokens, whatever the mesh
 # is: so a tensor axis divides them, and a checkpoint fits any mesh.
@@ -119,6 +120,11 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
     check_counts(
         config, 'log.every', 'checkpoint.every', 'checkpoint.keep', 'max_bad_steps'
     )
+    if config.late_compilation not in LATE:
+        raise InputError(
+            f'config.late_compilation={config.late_compilation!r}; known: '
+            f'{", ".join(LATE)}.'
+        )
     if config.dtype not in DTYPES:
         raise InputError(f'config.dtype={config.dtype!r}; known: {", ".join(DTYPES)}.')
     if config.seed < 0:

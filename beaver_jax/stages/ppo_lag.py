@@ -6,18 +6,19 @@ is subtracted from the reward, and without costs it is PPO.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-import time
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax import compilation
 from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.rollout import experience
 from beaver_jax.stages import bridge
 from beaver_jax.stages import inputs
+from beaver_jax.stages import iteration
 from beaver_jax.stages import offload
 from beaver_jax.stages import outputs
 from beaver_jax.stages import packed
@@ -79,7 +80,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
             thresholds=thresholds,
         )
 
-    compiled = stage_lib.compile_step(mesh, learn, state)
+    compiled = compilation.Program(stage_lib.compile_step(mesh, learn, state))
     if config.offload:
         loaded, state = offload.park_models(loaded), offload.park(state)
 
@@ -92,24 +93,29 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     }
     if thresholds:
         rates['train/cost_critic_lr'] = by_iteration(critic_rate)
+    step = iteration.Iteration(
+        rollouts.make(config, mesh, loaded.actor, loaded.networks.actor, tokenizer),
+        compilation.Program(scoring_fn(config, loaded)),
+        compiled,
+        bridge.make(
+            mesh,
+            tokenizer,
+            prompts.train,
+            readers,
+            max_prompt_length=config.max_prompt_length,
+        ),
+        functools.partial(bridge.shapes, mesh, readers),
+        packed.Packer(config, mesh, settings),
+        loaded.frozen,
+        loaded.bases(),
+        config.offload,
+    )
+    count = config.rollout.prompts * config.rollout.samples_per_prompt
     return stage_lib.Stage(
         state=state,
-        step=iteration(
-            rollouts.make(config, mesh, loaded.actor, loaded.networks.actor, tokenizer),
-            scoring_fn(config, loaded),
-            bridge.make(
-                mesh,
-                tokenizer,
-                prompts.train,
-                readers,
-                max_prompt_length=config.max_prompt_length,
-            ),
-            packed.packer(config, mesh, settings),
-            compiled,
-            loaded.frozen,
-            loaded.bases(),
-            offloads=config.offload,
-        ),
+        step=step,
+        compile=step.compile,
+        pace=functools.partial(pace, count),
         feed=feed,
         steps=config.iterations,
         evaluate=lambda state: {},
@@ -160,7 +166,7 @@ def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
 
 def scoring_fn(
     config: ml_collections.ConfigDict, loaded: ppo_models.Loaded
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """Compiled `experience.score_samples`: (params, bases, samples, views)."""
 
     def score_samples(params, bases, samples, views):
@@ -187,57 +193,12 @@ def scoring_fn(
     return jax.jit(score_samples)
 
 
-def iteration(
-    rollout: Callable[..., Any],
-    score_samples: Callable[..., Any],
-    views_of: bridge.Bridge,
-    packs_of: packed.Packer,
-    learn: Callable[..., Any],
-    frozen: Mapping[str, Any],
-    bases: Mapping[str, Any],
-    *,
-    offloads: bool = False,
-) -> Callable[..., Any]:
-    """One iteration of three compiled programs, each timed."""
-    fetch = offload.fetch if offloads else lambda tree: tree
-    park = offload.park if offloads else lambda state: state
-
-    def run(state, batch, key):
-        rollout_key, learn_key = jax.random.split(key)
-        begin = time.perf_counter()
-        samples = rollout(
-            state.actor.params, bases['actor'], batch['prompts'], rollout_key
-        )
-        jax.block_until_ready(samples)
-        sampled = time.perf_counter()
-        params = dict(frozen) | {
-            'reward_critic': state.reward_critic.params,
-            'cost_critics': {n: c.params for n, c in state.cost_critics.items()},
-        }
-        views, cut = views_of(batch['prompts'].row, samples)
-        scored_packs, learnt_packs = packs_of(samples, learn_key)
-        samples = samples.replace(packs=scored_packs)
-        scored = jax.block_until_ready(
-            score_samples(*fetch((params, bases)), samples, views)
-        )
-        scored = scored.replace(samples=scored.samples.replace(packs=learnt_packs))
-        experienced = time.perf_counter()
-        rows = (scored, batch.get('ptx'))
-        state, metrics = learn(fetch(state), (rows, fetch(bases)), learn_key)
-        state = park(state)
-        metrics |= {f'train/{n}_reencoded_truncated_share': cut[n] for n in cut}
-        jax.block_until_ready(metrics)
-        done = time.perf_counter()
-        tokens = float(metrics['train/mean_generated_length']) * scored.reward.shape[0]
-        timings = {
-            'time/rollout': sampled - begin,
-            'time/scoring': experienced - sampled,
-            'time/update': done - experienced,
-            'tokens_per_second': tokens / (done - begin),
-        }
-        return state, metrics, timings
-
-    return run
+def pace(
+    rows: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """Generated tokens a second, over the whole step."""
+    tokens = metrics['train/mean_generated_length'] * rows
+    return {'tokens_per_second': tokens / seconds['time/step']}
 
 
 def _feed(

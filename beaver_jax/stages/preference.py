@@ -88,14 +88,14 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
             fillers=buckets is not None,
         )
 
-    compiled = stage_lib.compile_step(mesh, step, state)
+    every = () if buckets is None else (functools.partial(_shapes, buckets.lengths),)
+    compiled = stage_lib.Supervised(
+        stage_lib.compile_step(mesh, step, state), learning.base, *every
+    )
     return stage_lib.Stage(
         state=state,
-        step=stage_lib.supervised(compiled, learning.base)
-        if buckets is None
-        else stage_lib.supervised_shapes(
-            compiled, learning.base, functools.partial(_shapes, buckets.lengths)
-        ),
+        step=compiled,
+        compile=compiled.compile,
         feed=feed,
         steps=steps,
         evaluate=evaluate,

@@ -1,6 +1,7 @@
 """The rollout of a stage: all rows at once, or in slots by continuous batching."""
 
-from collections.abc import Callable
+import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
+from beaver_jax import compilation
 from beaver_jax import sharding
 from beaver_jax import types
 from beaver_jax.models import transformer
@@ -85,8 +87,8 @@ def make(
     actor: learning.Learning,
     model: transformer.CausalLM,
     tokenizer: inputs.Tokenizer,
-) -> Callable[..., types.Samples]:
-    """(params, base, prompts, key) to samples, of compiled programs.
+) -> 'compilation.Program | InSlots':
+    """(params, base, prompts, key) to samples.
 
     Random numbers go by place, not by row of the data set: a batch that spans two
     epochs may hold a row twice.
@@ -94,7 +96,7 @@ def make(
     eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if config.rollout.slots:
         how = settings(config, mesh, model, eos_id, pad_id)
-        return _in_slots(mesh, actor, how)
+        return InSlots(mesh, actor, how)
 
     def rollout(params, base, prompts, key):
         return generate.generate(
@@ -109,25 +111,47 @@ def make(
             samples_per_prompt=config.rollout.samples_per_prompt,
         )
 
-    return jax.jit(rollout)
+    return compilation.Program(jax.jit(rollout))
 
 
-def _in_slots(mesh, actor, how: continuous.Settings) -> Callable[..., types.Samples]:
-    @jax.jit
-    def prepare(params, base):
-        return transformer.unstack(actor.overlay(base, params), how.model.config)
+class InSlots:
+    """A rollout by continuous batching, which the host watches."""
 
-    warm = False
+    def __init__(self, mesh: Mesh, actor: learning.Learning, how: continuous.Settings):
+        """Compiles nothing yet."""
 
-    def rollout(params, base, prompts, key):
-        nonlocal warm
-        params = prepare(params, base)
-        if not warm:
-            scheduler.Scheduler(params, key, how).warm_up()
-            warm = True
+        def prepare(params, base):
+            return transformer.unstack(actor.overlay(base, params), how.model.config)
+
+        self._mesh, self._how = mesh, how
+        self._prepare = jax.jit(prepare)
+
+    def ahead(self, params, base, prompts, key) -> tuple[compilation.Ahead, Any]:
+        """As of `compilation.Program`; that of memory is not known."""
+        begun = time.perf_counter()
+        warm = scheduler.Scheduler(self._prepare(params, base), key, self._how)
+        warm.warm_up()
+        rows = len(prompts.row) * self._how.samples_per_prompt
+        where = sharding.batch_sharding(self._mesh)
+
+        def array(dtype, *shape) -> Any:
+            return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=where)
+
+        width = self._how.response_length
+        length = prompts.tokens.shape[1] + width
+        return compilation.Ahead(time.perf_counter() - begun, 0), types.Samples(
+            tokens=array(jnp.int32, length),
+            mask=array(jnp.bool_, length),
+            response_mask=array(jnp.bool_, width),
+            logps=array(jnp.float32, width),
+            truncated=array(jnp.bool_),
+        )
+
+    def __call__(self, params, base, prompts, key) -> types.Samples:
+        """Samples responses."""
         prompts = sharding.to_host(prompts)
         prompts = prompts.replace(row=np.arange(len(prompts.row)))
-        samples = scheduler.respond(params, prompts, key, settings=how)
-        return sharding.spread(mesh, samples)
-
-    return rollout
+        samples = scheduler.respond(
+            self._prepare(params, base), prompts, key, settings=self._how
+        )
+        return sharding.spread(self._mesh, samples)

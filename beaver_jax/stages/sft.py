@@ -63,11 +63,13 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
             parts=config.parts,
         )
 
+    compiled = stage_lib.Supervised(
+        stage_lib.compile_step(mesh, step, state), learning.base
+    )
     return stage_lib.Stage(
         state=state,
-        step=stage_lib.supervised(
-            stage_lib.compile_step(mesh, step, state), learning.base
-        ),
+        step=compiled,
+        compile=compiled.compile,
         feed=feed,
         steps=steps,
         evaluate=evaluate,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
+from beaver_jax import compilation
 from beaver_jax import optim
 from beaver_jax import sharding
 from beaver_jax.models import transformer
@@ -18,6 +19,7 @@ from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
 
 Metrics = dict[str, Any]
+Compiled = dict[str, compilation.Ahead]  # by program
 
 
 class Feed:
@@ -54,7 +56,9 @@ class Stage:
 
     Attributes:
       state: The state before the first step, sharded.
-      step: (state, batch, key) to (state, metrics, timings); donates the state.
+      step: (state, batch, key) to (state, metrics, phases); donates the state. Nothing
+        waits for the device. Phases are arrays by name, of which each is there when a
+        phase has ended, in their order.
       feed: Batches.
       steps: How many steps the stage takes.
       evaluate: State to held-out metrics; may be empty.
@@ -65,11 +69,14 @@ class Stage:
       card: Describes the rows (`card.describe`); stored.
       summarize: Rows of metrics.jsonl to what the stage's summary says beside its
         held-out metrics.
+      compile: The same arguments to what the step's programs took to compile, which
+        they are thereafter.
+      pace: (metrics, seconds by phase and of the step) to more of the latter's kind.
       bases: Fingerprints, by config key, of the models that adapters stand on.
     """
 
     state: Any
-    step: Callable[[Any, Any, jax.Array], tuple[Any, Metrics, dict[str, float]]]
+    step: Callable[[Any, Any, jax.Array], tuple[Any, Metrics, Mapping[str, Any]]]
     feed: Feed
     steps: int
     evaluate: Callable[[Any], dict[str, float]]
@@ -79,6 +86,10 @@ class Stage:
     data: Mapping[str, int]
     card: Callable[[], Mapping[str, Any]]
     summarize: Callable[[list[dict[str, float]]], dict[str, Any]] = lambda rows: {}
+    compile: Callable[[Any, Any, jax.Array], Compiled] = lambda *unused: {}
+    pace: Callable[[Mapping[str, float], Mapping[str, float]], dict[str, float]] = (
+        lambda metrics, seconds: {}
+    )
     bases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def glance(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -145,39 +156,46 @@ def check_supervised(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     optimizer(config, 'optimizer', inputs.count_steps(config, rows=1))
 
 
-def supervised(step: Callable, base: Any) -> Callable:
-    """A compiled step as the loop calls it: the base goes in, no timings come out."""
+class Supervised:
+    """A step as the loop calls it: the base goes in, and there are no phases."""
 
-    def run(state, batch, key):
-        state, metrics = step(state, (batch, base), key)
+    def __init__(
+        self,
+        step: jax.stages.Wrapped,
+        base: Any,
+        shapes: Callable[[Any], Sequence[Any]] = lambda batch: (batch,),
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          step: Of `compile_step`.
+          base: Goes in with every batch.
+          shapes: A batch to all that may come, as shapes with shardings.
+        """
+        self._step, self._base, self._shapes = step, base, shapes
+        self._programs: dict[Any, compilation.Program] = {}
+
+    def compile(self, state: Any, batch: Any, key: jax.Array) -> Compiled:
+        """Compiles for every shape of batches; `Stage.compile`."""
+        found: Compiled = {}
+        for one in self._shapes(batch):
+            program = compilation.Program(self._step)
+            ahead, _ = program.ahead(state, (one, self._base), key)
+            self._programs[_shape(one)] = program
+            found['step' if not found else f'step {len(found) + 1}'] = ahead
+        return found
+
+    def __call__(self, state: Any, batch: Any, key: jax.Array) -> Any:
+        """(state, metrics, {}); the first call compiles where `compile` did not."""
+        if not self._programs:
+            self.compile(state, batch, key)
+        program = self._programs[_shape(batch)]
+        state, metrics = program(state, (batch, self._base), key)
         return state, metrics, {}
 
-    return run
 
-
-def supervised_shapes(
-    step: jax.stages.Wrapped, base: Any, shapes: Callable[[Any], Sequence[Any]]
-) -> Callable:
-    """The same for batches of several shapes: the first call compiles for them all.
-
-    Args:
-      step: Of `compile_step`.
-      base: Goes in with every batch.
-      shapes: A batch to all that may come, as shapes with shardings.
-    """
-    programs: dict[Any, Callable] = {}
-
-    def shape(batch):
-        return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
-
-    def run(state, batch, key):
-        if not programs:
-            for one in shapes(batch):
-                lowered = step.lower(state, (one, base), key)
-                programs[shape(one)] = lowered.compile()
-        return supervised(programs[shape(batch)], base)(state, batch, key)
-
-    return run
+def _shape(batch: Any) -> Any:
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
 def dataset_means(

@@ -151,11 +151,12 @@ def test_splash_computes_what_xla_does(meshed, packed, window, softcap):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_a_mesh_that_does_not_divide_heads_or_rows_has_no_splash():
-    q, k = (jax.ShapeDtypeStruct((4, heads, 128, 64), F32) for heads in (4, 1))
-    assert kernels.fits_splash(q, k)
+@pytest.mark.parametrize('fits', [kernels.fits_splash, kernels.fits_cudnn])
+def test_a_mesh_that_does_not_divide_heads_or_rows_has_no_kernel(fits):
+    q, k = (jax.ShapeDtypeStruct((4, heads, 128, 64), BF16) for heads in (4, 1))
+    assert fits(q, k)
     with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
-        assert kernels.fits_splash(q, q)
-        assert not kernels.fits_splash(q, k)  # one kv head of two devices
+        assert fits(q, q)
+        assert not fits(q, k)  # one kv head for two devices
     with jax.set_mesh(sharding.make_mesh(8)):
-        assert not kernels.fits_splash(q, q)  # four rows of eight devices
+        assert not fits(q, q)  # four rows for eight devices

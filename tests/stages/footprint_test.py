@@ -32,35 +32,28 @@ def load(chain, configs, few_rows, tmp_path):
 
 def measured(config, mesh, options):
     """A built stage's arrays on a device, and its programs' temporary bytes."""
-    kept, temporary = [], {}
-    run = ppo_lag.iteration
+    temporary = {}
 
-    def spy(rollout, score_samples, views_of, packs_of, learn, frozen, bases):
-        def watched(phase, program):
-            def call(*args):
-                compiled = program.lower(*args).compile(compiler_options=options)
-                temporary[phase] = own_programs.temporary(compiled)
-                return compiled(*args)
+    def watched(phase, program):
+        def call(*args):
+            compiled = program.lower(*args).compile(compiler_options=options)
+            temporary[phase] = own_programs.temporary(compiled)
+            return compiled(*args)
 
-            return call
+        return call
 
-        kept.append((frozen, bases))
-        return run(
-            watched('rollout', rollout),
-            watched('scoring', score_samples),
-            views_of,
-            packs_of,
-            watched('update', learn),
-            frozen,
-            bases,
-        )
-
-    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
-        patch.setattr(ppo_lag, 'iteration', spy)
+    with jax.set_mesh(mesh):
         stage = ppo_lag.build(config, mesh)
-        held = {id(x): x for x in jax.tree.leaves((stage.state, kept))}
-        size = footprint.size(list(held.values()))
-        stage.step(stage.state, next(stage.feed), jax.random.key(0))
+        step = stage.step
+        held = jax.tree.leaves((stage.state, step.frozen, step.bases))
+        size = footprint.size(list({id(x): x for x in held}.values()))
+        step = dataclasses.replace(
+            step,
+            rollout=watched('rollout', step.rollout),
+            score=watched('scoring', step.score),
+            learn=watched('update', step.learn),
+        )
+        step(stage.state, next(stage.feed), jax.random.key(0))
     return size, temporary
 
 

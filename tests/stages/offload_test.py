@@ -1,5 +1,6 @@
 """What waits in the host's memory, and that waiting there changes nothing."""
 
+import dataclasses
 import gc
 
 import jax
@@ -40,42 +41,34 @@ def on_devices():
 
 
 @pytest.mark.parametrize('lora', [0, 2])
-def test_each_phase_has_what_it_needs_and_computes_the_same(build, monkeypatch, lora):
+def test_each_phase_has_what_it_needs_and_computes_the_same(build, lora):
     held, before = {}, 0
-    run = ppo_lag.iteration
 
-    def spy(rollout, score_samples, views_of, packs_of, learn, *rest, **options):
-        def watched(phase, program):
-            def call(*args):
-                held.setdefault(phase, []).append(on_devices() - before)
-                return program(*args)
+    def watched(phase, program):
+        def call(*args):
+            held.setdefault(phase, []).append(on_devices() - before)
+            return program(*args)
 
-            return call
+        return call
 
-        return run(
-            watched('rollout', rollout),
-            watched('scoring', score_samples),
-            views_of,
-            packs_of,
-            watched('update', learn),
-            *rest,
-            **options,
-        )
-
-    monkeypatch.setattr(ppo_lag, 'iteration', spy)
     found = []
     for on in (False, True):
         gc.collect()
         before = on_devices()  # what other tests hold
-        changes = {'actor.lora.rank': lora, 'critic.lora.rank': lora}
-        stage = build(offload=on, **changes)
+        stage = build(offload=on, **{'actor.lora.rank': lora, 'critic.lora.rank': lora})
         size = on_devices() - before
-        state, metrics, _ = stage.step(stage.state, next(stage.feed), jax.random.key(1))
+        step = dataclasses.replace(
+            stage.step,
+            rollout=watched('rollout', stage.step.rollout),
+            score=watched('scoring', stage.step.score),
+            learn=watched('update', stage.step.learn),
+        )
+        state, metrics, _ = step(stage.state, next(stage.feed), jax.random.key(1))
         found.append((jax.device_get((state, metrics)), size))
         assert kinds(state.actor.params) == {'device'}
         others = (state.actor.opt_state, state.reward_critic, state.cost_critics)
         assert kinds(others) == {'pinned_host' if on else 'device'}
-        del stage, state, metrics
+        del stage, step, state, metrics
     (expected, whole), (parked, small) = found
     jax.tree.map(np.testing.assert_array_equal, parked, expected)
     assert small < whole / 2

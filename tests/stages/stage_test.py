@@ -78,11 +78,11 @@ def test_a_compiled_step_keeps_the_shards_and_donates(mesh):
         batch, base = batch_and_base
         return state + batch, {'train/sum': base * jnp.sum(state)}
 
-    compiled = stage_lib.supervised(stage_lib.compile_step(mesh, step, state), 3.0)
-    after, metrics, timings = compiled(state, jnp.ones(8), jax.random.key(0))
+    compiled = stage_lib.Supervised(stage_lib.compile_step(mesh, step, state), 3.0)
+    after, metrics, phases = compiled(state, jnp.ones(8), jax.random.key(0))
     assert state.is_deleted()
     assert after.sharding == place
-    assert (float(metrics['train/sum']), timings) == (84.0, {})  # 3·(0 + … + 7)
+    assert (float(metrics['train/sum']), phases) == (84.0, {})  # 3·(0 + … + 7)
 
 
 def test_means_over_a_data_set_weigh_batches_by_their_counts(mesh):
