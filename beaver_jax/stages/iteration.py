@@ -1,4 +1,4 @@
-"""An iteration of reinforcement learning: three programs, of which none is waited for."""
+"""An iteration of reinforcement learning: three programs, none of them waited for."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
