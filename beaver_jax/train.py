@@ -164,7 +164,7 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                     begun = time.perf_counter()
                 state, metrics, phases = stage.step(state, batch, key)
                 under_way.append((step, metrics, watch.step(begun, phases, metrics)))
-                late = compiled.names if step > start else []
+                late = compiled.names[:] if step > start else []
                 # The device works on while the last step's metrics are looked at. A
                 # checkpoint needs this one's: a bad state is not saved, and no state
                 # before its metrics.
