@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from typing import Any
+from typing import IO, Any
 
 import jax
 import pytest
@@ -138,6 +138,7 @@ def process(
     devices: int = 1,
     prefix: Sequence[str] = (),
     flags: str = '',
+    stdout: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen:
     """Starts `python -m module` as a user would, with some number of CPU devices.
 
@@ -147,6 +148,7 @@ def process(
       devices: Fake ones.
       prefix: A command that runs the command.
       flags: Of XLA, which count over those of tests.
+      stdout: Gets what it prints.
     """
     devices_flag = f'--xla_force_host_platform_device_count={devices}'
     flags = f'{os.environ["XLA_FLAGS"]} {flags} {devices_flag}'
@@ -155,7 +157,7 @@ def process(
         cwd=ROOT,
         env=os.environ | {'XLA_FLAGS': flags},
         text=True,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
     )
 

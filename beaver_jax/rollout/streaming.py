@@ -5,11 +5,12 @@ For who waits at the other end: a server. Axes: C places of a step, K alternativ
 
 from collections.abc import Collection
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
+from beaver_jax import compilation
 from beaver_jax import sharding
 from beaver_jax.rollout import continuous
 from beaver_jax.rollout import scheduler
@@ -69,12 +70,26 @@ class Streamer(scheduler.Scheduler):
         super().__init__(params, key, settings)
         self._steps, self._count = steps, steps + 1
         self._shown = np.zeros(settings.slots, int)
+        where = jax.tree.leaves(params)[0].sharding
+        if isinstance(where, jax.sharding.NamedSharding):
+            self._state = jax.device_put(
+                self._state, sharding.replicated(cast(jax.sharding.Mesh, where.mesh))
+            )
 
     def warm_up(self) -> None:
-        """Compiles all programs, by reading prompts for no slot."""
-        super().warm_up()
-        _recent(self._state, count=self._count)
-        self._state = _release(self._state, np.zeros(self._settings.slots, bool))
+        """Compiles all programs, by reading prompts for no slot.
+
+        The first passes also settle on which devices the state lies.
+        """
+        with compilation.Counter() as counter:
+            while True:
+                super().warm_up()
+                _recent(self._state, count=self._count)
+                nobody = np.zeros(self._settings.slots, bool)
+                self._state = _release(self._state, nobody)
+                if not counter.programs:
+                    return
+                counter.reset()
 
     def cancel(self, requests: Collection[scheduler.Request]) -> None:
         """Forgets requests, and frees the slots of those that are being answered."""

@@ -14,6 +14,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 
 from beaver_jax import compilation
 from beaver_jax import terminal
@@ -64,8 +65,12 @@ def serve(arguments: argparse.Namespace) -> None:
     )
     where = f'http://{arguments.host}:{arguments.port}'
     log.info('serve: %s on %s', ', '.join(served.models), where)
+    # Uvicorn finishes what runs, and then raises again the signal that ended it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run()
     served.close()
+    log.info('serve: finished')
 
 
 def _load(arguments: argparse.Namespace, limits: limits_lib.Limits, token: str | None):

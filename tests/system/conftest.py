@@ -1,0 +1,61 @@
+"""Servers that tests share."""
+
+import pytest
+
+from tests import compiling
+from tests.serve import small
+from tests.system import server
+
+
+@pytest.fixture(scope='session')
+def paths(tmp_path_factory):
+    """Directories of models by name."""
+    root = tmp_path_factory.mktemp('models')
+    slow = {
+        'embed_dim': 256,
+        'num_layers': 4,
+        'num_heads': 8,
+        'num_kv_heads': 4,
+        'head_dim': 32,
+        'mlp_dim': 1024,
+    }
+    return {
+        'talker': server.talker(root / 'talker'),
+        'slow': server.talker(root / 'slow', **slow),
+        'reward': small.score_model(root / 'reward', 'reward'),
+        'cost': small.score_model(root / 'cost', 'cost', seed=2),
+    }
+
+
+@pytest.fixture(scope='session')
+def start(paths, tmp_path_factory):
+    """Starts servers of a model; they end with the tests."""
+    started = []
+
+    def begin(model, compiled=compiling.QUICKLY, **options):
+        log = tmp_path_factory.mktemp('server') / 'log'
+        path = f'talker={paths[model]}'
+        started.append(server.Server([path], log, compiled, **options))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture(scope='session')
+def small_server(start, paths):
+    """Two slots, two places to wait, long answers, and a token."""
+    return start(
+        'slow',
+        token='BEAVER_TEST_TOKEN',
+        reward=paths['reward'],
+        cost=paths['cost'],
+        slots=2,
+        queue=2,
+        prompts=1,
+        prompt_tokens=64,
+        answer_tokens=1500,
+        choices=4,
+        body_bytes=50_000,
+    )
