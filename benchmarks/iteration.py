@@ -192,9 +192,8 @@ class Iteration:
 
     def _compile(self, shape, policy, scorer, optimizers) -> None:
         def end(params, tokens, mask):
-            return score.end_scores(
-                scorer.apply({'params': params}, tokens, mask), mask
-            )
+            ends = score.ends(mask)
+            return scorer.apply({'params': params}, tokens, mask, wanted=ends)[:, 0]
 
         functions: dict[str, Callable[..., Any]] = {
             'generate': functools.partial(
@@ -216,6 +215,7 @@ class Iteration:
                     {'harm': scorer},
                 ),
                 temperature=1.0,
+                values=False,  # the update says them
             ),
             'update': functools.partial(
                 ppo_lag.ppo_lag_step,

@@ -46,7 +46,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     readers = bridge.readers(config, tokenizer)
     bridge.announce(readers, 'the actor')
     loaded = ppo_models.load(config, mesh, tokenizer, tuple(thresholds))
-    updates = config.iterations * settings.epochs * settings.minibatches
+    updates = config.iterations * settings.updates
     actor_optimizer, actor_rate = stage_lib.optimizer(
         config, 'actor_optimizer', updates
     )
@@ -84,7 +84,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         loaded, state = offload.park_models(loaded), offload.park(state)
 
     def by_iteration(rate: Callable[[Any], Any]) -> Callable[[int], Any]:
-        return lambda step: rate(step * settings.epochs * settings.minibatches)
+        return lambda step: rate(step * settings.updates)
 
     rates = {
         'train/actor_lr': by_iteration(actor_rate),
@@ -96,7 +96,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         state=state,
         step=iteration(
             rollouts.make(config, mesh, loaded.actor, loaded.networks.actor, tokenizer),
-            scoring_fn(config, loaded),
+            scoring_fn(config, loaded, values=settings.updates > 1),
             bridge.make(
                 mesh,
                 tokenizer,
@@ -159,7 +159,7 @@ def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
 
 
 def scoring_fn(
-    config: ml_collections.ConfigDict, loaded: ppo_models.Loaded
+    config: ml_collections.ConfigDict, loaded: ppo_models.Loaded, *, values: bool
 ) -> Callable[..., Any]:
     """Compiled `experience.score_samples`: (params, bases, samples, views)."""
 
@@ -180,6 +180,7 @@ def scoring_fn(
             samples,
             scorers=loaded.scorers,
             temperature=config.rollout.temperature,
+            values=values,
             chunks=config.rollout.chunks,
             views=views,
         )
