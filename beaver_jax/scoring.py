@@ -37,8 +37,9 @@ def sequence_logps(
     a segment's first token means nothing.
     """
     hidden: Any = model.apply(
-        {'params': params}, tokens, mask, segments, stop=-1, method='hidden_states'
+        {'params': params}, tokens, mask, segments, method='hidden_states'
     )
+    hidden = hidden[:, :-1]
     return of_tokens(causal_lm.token_logps, model, params, hidden, tokens[:, 1:])
 
 
@@ -73,8 +74,7 @@ def response_logps(
             {'params': params},
             tokens,
             mask,
-            start=start - 1,
-            stop=-1,
+            wanted=slice(start - 1, -1),
             method='hidden_states',
         )
     else:
@@ -190,8 +190,9 @@ def response_values(
     if packs is not None:
         scores = model.apply({'params': params}, *laid_out(tokens, packs))
         return picked(scores[..., 0], packs.places)
-    scores = model.apply({'params': params}, tokens, mask)
-    return scores[..., 0][:, tokens.shape[1] - response_length - 1 :]
+    wanted = slice(tokens.shape[1] - response_length - 1, None)
+    scores = model.apply({'params': params}, tokens, mask, wanted=wanted)
+    return scores[..., 0]
 
 
 def end_scores(
@@ -217,8 +218,8 @@ def end_scores(
     """
     scores: Any
     if packs is None:
-        scores = model.apply({'params': params}, tokens, mask)
-        ends = score.end_scores(scores, mask)
+        scores = model.apply({'params': params}, tokens, mask, wanted=score.ends(mask))
+        ends = scores[:, 0]
     else:
         scores = model.apply({'params': params}, *laid_out(tokens, packs))
         ends = picked(scores, packs.places[:, -1:])[:, 0]

@@ -4,6 +4,8 @@ Axes: B rows, T tokens of a sequence, P prompt, G response (generated), K output
 score model.
 """
 
+from typing import Any
+
 from flax import struct
 import jax
 
@@ -81,5 +83,7 @@ class Experience(struct.PyTreeNode):
     ref_logps: jax.Array  # [B, G] float32
     reward: jax.Array  # [B] float32
     costs: dict[str, jax.Array]  # [B] float32 each
-    reward_values: jax.Array  # [B, G + 1] float32, V before each token and at the end
-    cost_values: dict[str, jax.Array]  # [B, G + 1] float32 each
+    # [B, G + 1] float32, V before each token and at the end; None where the one update
+    # that learns from the batch says so itself.
+    reward_values: Any
+    cost_values: dict[str, Any]  # the same, by constraint

@@ -71,8 +71,9 @@ class Programs:
 
     def _score(self):
         def end(params, tokens, mask):
-            scores: Any = self.scorer.apply({'params': params}, tokens, mask)
-            return score.end_scores(scores, mask)
+            ends = score.ends(mask)
+            scores: Any = self.scorer.apply({'params': params}, tokens, mask, wanted=ends)
+            return scores[:, 0]
 
         scorers = experience.Scorers(
             self.policy,
@@ -86,6 +87,7 @@ class Programs:
             experience.score_samples,
             scorers=scorers,
             temperature=1.0,
+            values=False,  # the update says them
             chunks=self.shape.chunks,
         )
 

@@ -45,7 +45,7 @@ class Shape:
     def flops(self) -> dict[str, float]:
         """What a phase must compute at least, by matmuls alone.
 
-        Five models score, three learn, for three forward passes each. Logits are of
+        Three models score, three learn, for three forward passes each. Logits are of
         response tokens only, and a query meets the keys before it.
         """
         width = self.embed_dim // self.num_heads
@@ -59,7 +59,7 @@ class Shape:
         logits = self.rows * self.response * head
         return {
             'generate': body - self.rows * dense + logits,
-            'score': 5 * body + logits,
+            'score': 3 * body + logits,
             'update': 3 * (3 * body + logits),
         }
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import kernels
+from beaver_jax.models import positions
 
 BLOCKS = 4  # of queries, in a pass without a cache
 SHORT = 64  # fewer queries are one block
@@ -101,6 +102,14 @@ class Context(struct.PyTreeNode):
             mask = jnp.where(windowed, self.near, self.mask)
         pattern = self.pattern and self.pattern.replace(windowed=windowed)
         return self.replace(mask=mask, near=None, pattern=pattern)
+
+    def of_queries(self, wanted: positions.Wanted) -> 'Context':
+        """For the wanted queries, of one layer; kernels that are for all know none."""
+        if wanted is None:
+            return self
+        angles = jax.tree.map(lambda x: positions.at(x, wanted, axis=2), self.angles)
+        mask = positions.at(self.mask, wanted)
+        return self.replace(angles=angles, mask=mask, pattern=None)
 
 
 def ages(query_start: jax.Array | int, queries: int, keys: int) -> jax.Array:

@@ -11,6 +11,10 @@ import numpy as np
 
 from beaver_jax.models import config as config_lib
 
+# Which places of a row's T a pass is asked for: a range, or each row's own, [B, n]
+# int32; None for all.
+Wanted = slice | jax.Array | None
+
 
 def positions_from_mask(
     mask: jax.Array, segments: jax.Array | None = None
@@ -31,6 +35,17 @@ def positions_from_mask(
         return places
     begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
     return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+
+
+def at(x: jax.Array, wanted: Wanted, *, axis: int = 1) -> jax.Array:
+    """x [B, ...] at the wanted places of its time axis."""
+    if wanted is None:
+        return x
+    if isinstance(wanted, slice):
+        return x[(slice(None),) * axis + (wanted,)]
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = wanted.shape
+    return jnp.take_along_axis(x, wanted.reshape(shape), axis)
 
 
 def frequencies(config: config_lib.TransformerConfig) -> tuple[np.ndarray, float]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import modules
+from beaver_jax.models import positions
 from beaver_jax.models import transformer
 
 EPS = 1e-8
@@ -32,13 +33,22 @@ class ScoreModel(nn.Module):
             c.score_dim, c.score_bias, 'float32', c.backbone.init_std
         )
 
-    def __call__(self, tokens, mask, segments=None):
+    def __call__(self, tokens, mask, segments=None, *, wanted: positions.Wanted = None):
         """Maps tokens and mask, [B, T], to scores [B, T, outputs] float32.
 
-        Segments, [B, T], are sequences of a row that do not see each other.
+        Args:
+          tokens: [B, T] int32.
+          mask: [B, T] bool.
+          segments: [B, T], sequences of a row that do not see each other, or None.
+          wanted: Where scores are, if not everywhere; see `positions.Wanted`.
         """
-        hidden, _ = self.backbone(tokens, mask, segments=segments)
+        hidden, _ = self.backbone(tokens, mask, segments=segments, wanted=wanted)
         return self.score_head(hidden.astype(jnp.float32))
+
+
+def ends(mask: jax.Array) -> jax.Array:
+    """Where each row's last real token stands: [B, T], one True a row, to [B, 1]."""
+    return mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1, keepdims=True)
 
 
 def end_scores(scores: jax.Array, mask: jax.Array) -> jax.Array:
@@ -51,9 +61,7 @@ def end_scores(scores: jax.Array, mask: jax.Array) -> jax.Array:
     Returns:
       [B, outputs].
     """
-    length = mask.shape[1]
-    last = length - 1 - jnp.argmax(mask[:, ::-1], axis=1)  # [B]
-    return jnp.take_along_axis(scores, last[:, None, None], axis=1)[:, 0]
+    return positions.at(scores, ends(mask))[:, 0]
 
 
 class Normalizer(struct.PyTreeNode):

@@ -67,6 +67,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'relu': nn.relu,
 }
 BATCH = ('data', 'fsdp')
+UNROLLED = 8  # layers, at most, that a pass without a cache does not scan
 
 
 def constrain(x: jax.Array, *spec) -> jax.Array:
@@ -95,7 +96,13 @@ def layer_list(layers: Any, count: int) -> tuple[Any, ...]:
     """A subtree per layer, of stacked layers or of unstacked ones."""
     if isinstance(layers, tuple):
         return layers
-    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(count))
+    # The gradient of a split is one concatenation, that of slices a sum of L arrays.
+    cut = jax.tree.map(lambda leaf: jax.lax.split(leaf, (1,) * count), layers)
+
+    def layer(i):
+        return jax.tree.map(lambda _, parts: parts[i][0], layers, cut)
+
+    return tuple(layer(i) for i in range(count))
 
 
 def head_of(params: Any, config: config_lib.TransformerConfig) -> dict[str, Any]:
@@ -110,15 +117,17 @@ class Attention(nn.Module):
     config: config_lib.TransformerConfig
 
     @nn.compact
-    def __call__(self, x, context, past=None, index=None):
-        """Maps [B, T, D] to [B, T, D]; returns also the keys and values written."""
+    def __call__(self, x, context, past=None, index=None, wanted=None):
+        """Maps [B, T, D] to [B, T, D]; returns also the keys and values written.
+
+        Only `wanted` queries are asked; see `positions.Wanted`.
+        """
         c = self.config
         linear = functools.partial(modules.Linear, dtype=c.dtype, std=c.init_std)
-        rows, length, _ = x.shape
 
-        def by_head(heads, name):
+        def by_head(x, context, heads, name):
             y = linear(heads * c.head_dim, bias=c.qkv_bias, name=name)(x)
-            y = y.reshape(rows, length, heads, c.head_dim).swapaxes(1, 2)
+            y = y.reshape(*x.shape[:2], heads, c.head_dim).swapaxes(1, 2)
             if c.qk_norm and name != 'v':
                 y = modules.RMSNorm(
                     c.norm_eps, c.dtype, c.norm_offset, name=f'{name}_norm'
@@ -127,9 +136,10 @@ class Attention(nn.Module):
                 return y
             return positions.rotate(y, context.angles, interleaved=c.rope_interleaved)
 
-        q = by_head(c.num_heads, 'q')  # [B, N, T, A]
-        k = by_head(c.num_kv_heads, 'k')  # [B, H, T, A]
-        v = by_head(c.num_kv_heads, 'v')
+        asking = context.of_queries(wanted)
+        q = by_head(positions.at(x, wanted), asking, c.num_heads, 'q')  # [B, N, T, A]
+        k = by_head(x, context, c.num_kv_heads, 'k')  # [B, H, T, A]
+        v = by_head(x, context, c.num_kv_heads, 'v')
         if past is not None:
             start = (0, 0, index, 0)
             k = jax.lax.dynamic_update_slice(past[0], k, start)
@@ -140,13 +150,13 @@ class Attention(nn.Module):
             q,
             k,
             v,
-            context.mask,
+            asking.mask,
             scale=c.attention_scale,
             softcap=c.attention_softcap,
             bias=context.bias,
-            pattern=context.pattern,
+            pattern=asking.pattern,
         )
-        out = out.swapaxes(1, 2).reshape(rows, length, -1)
+        out = out.swapaxes(1, 2).reshape(out.shape[0], out.shape[2], -1)
         return linear(c.embed_dim, bias=c.o_bias, name='o')(out), (k, v)
 
 
@@ -177,8 +187,11 @@ class Block(nn.Module):
     config: config_lib.TransformerConfig
 
     @nn.compact
-    def __call__(self, x, context, past=None, index=None):
-        """Maps [B, T, D] to [B, T, D]; returns also this layer's keys and values."""
+    def __call__(self, x, context, past=None, index=None, wanted=None):
+        """Maps [B, T, D] to [B, T, D]; returns also this layer's keys and values.
+
+        The stream goes on where it is `wanted`; see `positions.Wanted`.
+        """
         c = self.config
         attend, mlp = Attention(c, name='attention'), Mlp(c, name='mlp')
         attention_norm = modules.norm(c, 'attention_norm')
@@ -187,7 +200,8 @@ class Block(nn.Module):
             return attention_norm(x) if c.norm_first else x
 
         h = normed(x)
-        mixed, written = attend(h, context, past, index)
+        mixed, written = attend(h, context, past, index, wanted)
+        x, h = positions.at(x, wanted), positions.at(h, wanted)
         if c.residual != 'sequential':
             # One norm serves both, or each has its own.
             shared = c.residual == 'parallel_shared_norm'
@@ -253,7 +267,13 @@ class Decoder(nn.Module):
         return init(jax.random.split(key, c.num_layers))
 
     def __call__(
-        self, tokens, mask, cache: attention.Cache | None = None, segments=None
+        self,
+        tokens,
+        mask,
+        cache: attention.Cache | None = None,
+        segments=None,
+        *,
+        wanted: positions.Wanted = None,
     ):
         """Runs the decoder.
 
@@ -264,11 +284,13 @@ class Decoder(nn.Module):
             these tokens must fit between it and the cache's end.
           segments: [B, T] int32, sequences of a row that do not see each other, each
             with positions from 0; None where a row is one sequence. Not with a cache.
+          wanted: Where hidden states are; see `positions.Wanted`.
 
         Returns:
-          (hidden states [B, T, D] after the final norm, the new cache or None).
+          (hidden states [B, T, D] after the final norm, or fewer; the new cache or
+          None).
         """
-        length = tokens.shape[1]
+        c, length = self.config, tokens.shape[1]
         if cache is None:
             places = positions.positions_from_mask(mask, segments)
             age = attention.ages(0, length, length)
@@ -277,7 +299,11 @@ class Decoder(nn.Module):
             # A pad token's embedding learns nothing, though token-wise losses score
             # it: it is often 0, where RMSNorm's slope is 1/√ε and would drown all else.
             x = jnp.where(mask[..., None], x, jax.lax.stop_gradient(x))
-            return self._close(self._scan(x, context)), None
+            if c.num_layers > UNROLLED:
+                x = positions.at(self._scan(x, context), wanted)
+            else:
+                x, _ = self._unroll(x, context, None, wanted)
+            return self._close(x), None
         if segments is not None:
             raise ValueError('A cache holds one sequence a row: there are no segments.')
         key_mask = jax.lax.dynamic_update_slice(cache.mask, mask, (0, cache.index))
@@ -288,7 +314,8 @@ class Decoder(nn.Module):
         age = attention.ages(cache.index, length, size)
         key_places = places[:, -1:] - age[-1:]
         context = self._context(key_mask, places, key_places, age)
-        x, written = self._unroll(self._embed(tokens, places), context, cache)
+        x = self._embed(tokens, places)
+        x, written = self._unroll(x, context, cache, wanted)
         keys, values = zip(*written, strict=True)
         index = (cache.index + length) % size
         return self._close(x), attention.Cache(keys, values, key_mask, index)
@@ -352,15 +379,11 @@ class Decoder(nn.Module):
             part = context.of_layer(windowed)
             return block.apply({'params': params}, x, part)[0], None
 
-        if c.remat == 'full':
-            layer = jax.checkpoint(layer)
-        elif c.remat == 'dots':
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            layer = jax.checkpoint(layer, policy=policy)
         windowed = jnp.asarray(c.layer_windows())
-        return jax.lax.scan(layer, x, (self.layers, windowed))[0]
+        return jax.lax.scan(self._remat(layer), x, (self.layers, windowed))[0]
 
-    def _unroll(self, x, context, cache):
+    def _unroll(self, x, context, cache, wanted):
+        """The layers one by one; the last one goes on where it is `wanted`."""
         c = self.config
         block = Block(c, parent=None)
         written = []
@@ -368,11 +391,27 @@ class Decoder(nn.Module):
             layer_list(self.layers, c.num_layers), c.layer_windows(), strict=True
         )
         for i, (params, windowed) in enumerate(layers):
-            past = (cache.keys[i], cache.values[i])
+            past = None if cache is None else (cache.keys[i], cache.values[i])
+            index = None if cache is None else cache.index
+            where = wanted if i == c.num_layers - 1 else None
             part = context.of_layer(windowed)
-            x, pair = block.apply({'params': params}, x, part, past, cache.index)
+
+            def layer(params, x, part, past, index, where=where):
+                return block.apply({'params': params}, x, part, past, index, where)
+
+            x, pair = self._remat(layer)(params, x, part, past, index)
             written.append(pair)
         return x, written
+
+    def _remat(self, layer):
+        """A layer as the backward pass sees it."""
+        remat = self.config.remat
+        if remat == 'none':
+            return layer
+        policy = None
+        if remat == 'dots':
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        return jax.checkpoint(layer, policy=policy)
 
 
 class CausalLM(Decoder):
@@ -392,24 +431,26 @@ class CausalLM(Decoder):
             )
 
     def __call__(
-        self, tokens, mask, cache=None, segments=None, *, start: int = 0, stop=None
+        self,
+        tokens,
+        mask,
+        cache: attention.Cache | None = None,
+        segments=None,
+        *,
+        wanted: positions.Wanted = None,
     ):
-        """Returns (logits float32 of positions start:stop, the new cache or None).
+        """Returns (logits [B, T, V] float32, or fewer; the new cache or None).
 
-        Args:
-          tokens: [B, T] int32.
-          mask: [B, T] bool, True at real tokens.
-          cache: The tokens before these, or None.
-          segments: [B, T] int32, or None; see `Decoder`.
-          start: First position whose logits are computed.
-          stop: End of these positions; None is T.
+        Args: see `Decoder`.
         """
-        hidden, cache = super().__call__(tokens, mask, cache, segments)
-        return self.logits_of(hidden[:, start:stop]), cache
+        hidden, cache = super().__call__(tokens, mask, cache, segments, wanted=wanted)
+        return self.logits_of(hidden), cache
 
-    def hidden_states(self, tokens, mask, segments=None, *, start=0, stop=None):
-        """What `logits_of` makes logits of: [B, stop - start, D]. Args: see above."""
-        return super().__call__(tokens, mask, None, segments)[0][:, start:stop]
+    def hidden_states(
+        self, tokens, mask, segments=None, *, wanted: positions.Wanted = None
+    ):
+        """What `logits_of` makes logits of, [B, T, D] or fewer; see `Decoder`."""
+        return super().__call__(tokens, mask, None, segments, wanted=wanted)[0]
 
     def logits_of(self, hidden):
         """Maps hidden states [..., D] to logits [..., V] float32; see `head_of`."""

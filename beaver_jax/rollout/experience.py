@@ -53,6 +53,7 @@ def score_samples(
     *,
     scorers: Scorers,
     temperature: float,
+    values: bool = True,
     chunks: int = 1,
     views: Mapping[str, types.Sequences] | None = None,
 ) -> types.Experience:
@@ -64,21 +65,25 @@ def score_samples(
       samples: B rows.
       scorers: The functions.
       temperature: That of sampling, for the reference's log-probabilities.
+      values: Asks the critics; False leaves them out, with their parameters, where one
+        update learns from the batch (`ppo_lag_step`).
       chunks: The rows are scored in this many parts, one after the other; divides B.
       views: The samples in the ids of scorers with tokenizers of their own: of
         'reward', and of 'costs.<scorer>'. All else reads the samples' ids.
     """
-    views = dict(views or {})
+
+    def score_rows(rows):
+        samples, views = rows
+        return _score(params, samples, views, scorers, temperature, values)
+
+    rows = samples, dict(views or {})
     if chunks == 1:
-        return _score(params, samples, views, scorers, temperature)
-    parts = jax.lax.map(
-        lambda part: _score(params, part[0], part[1], scorers, temperature),
-        sharding.split_rows((samples, views), chunks),
-    )
+        return score_rows(rows)
+    parts = jax.lax.map(score_rows, sharding.split_rows(rows, chunks))
     return sharding.merge_rows(parts)
 
 
-def _score(params, samples, views, scorers, temperature) -> types.Experience:
+def _score(params, samples, views, scorers, temperature, values) -> types.Experience:
     tokens, mask = samples.tokens, samples.mask
 
     def read_by(name):
@@ -105,23 +110,23 @@ def _score(params, samples, views, scorers, temperature) -> types.Experience:
         name: by_scorer[cost.scorer][:, cost.output]
         for name, cost in scorers.constraints.items()
     }
-    cost_values = {
-        name: scoring.response_values(
-            critic, params['cost_critics'][name], tokens, mask, **read
+
+    reward_values, cost_values = None, dict.fromkeys(scorers.cost_critics)
+    if values:
+        reward_values = scoring.response_values(
+            scorers.reward_critic, params['reward_critic'], tokens, mask, **read
         )
-        for name, critic in scorers.cost_critics.items()
-    }
+        cost_values = {
+            name: scoring.response_values(
+                critic, params['cost_critics'][name], tokens, mask, **read
+            )
+            for name, critic in scorers.cost_critics.items()
+        }
     return types.Experience(
         samples=samples.replace(packs=None),  # an update has packs of its own
         ref_logps=jnp.where(samples.response_mask, ref_logps, 0.0),
         reward=scorers.reward(params['reward'], *read_by('reward'))[:, 0],
         costs=costs,
-        reward_values=scoring.response_values(
-            scorers.reward_critic,
-            params['reward_critic'],
-            tokens,
-            mask,
-            **read,
-        ),
+        reward_values=reward_values,
         cost_values=cost_values,
     )

@@ -129,7 +129,7 @@ def _read(params, prompts, model, response_length):
     rows, length = prompts.tokens.shape
     empty = attention.init_cache(model.config, rows, length)
     found: Any = model.apply(
-        {'params': params}, prompts.tokens, prompts.mask, empty, start=-1
+        {'params': params}, prompts.tokens, prompts.mask, empty, wanted=slice(-1, None)
     )
     logits, cache = found
     return logits[:, 0], attention.lengthen(cache, response_length)

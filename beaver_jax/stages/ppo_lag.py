@@ -47,7 +47,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
     readers = bridge.readers(config, tokenizer)
     bridge.announce(readers, 'the actor')
     loaded = ppo_models.load(config, mesh, tokenizer, tuple(thresholds))
-    updates = config.iterations * settings.epochs * settings.minibatches
+    updates = config.iterations * settings.updates
     actor_optimizer, actor_rate = stage_lib.optimizer(
         config, 'actor_optimizer', updates
     )
@@ -85,7 +85,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         loaded, state = offload.park_models(loaded), offload.park(state)
 
     def by_iteration(rate: Callable[[Any], Any]) -> Callable[[int], Any]:
-        return lambda step: rate(step * settings.epochs * settings.minibatches)
+        return lambda step: rate(step * settings.updates)
 
     rates = {
         'train/actor_lr': by_iteration(actor_rate),
@@ -95,7 +95,9 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         rates['train/cost_critic_lr'] = by_iteration(critic_rate)
     step = iteration.Iteration(
         rollouts.make(config, mesh, loaded.actor, loaded.networks.actor, tokenizer),
-        compilation.Program(scoring_fn(config, loaded)),
+        compilation.Program(
+            scoring_fn(config, loaded, values=settings.updates > 1)
+        ),
         compiled,
         bridge.make(
             mesh,
@@ -165,7 +167,7 @@ def _export(config, mesh, loaded, tokenizer, state, directory) -> None:
 
 
 def scoring_fn(
-    config: ml_collections.ConfigDict, loaded: ppo_models.Loaded
+    config: ml_collections.ConfigDict, loaded: ppo_models.Loaded, *, values: bool
 ) -> jax.stages.Wrapped:
     """Compiled `experience.score_samples`: (params, bases, samples, views)."""
 
@@ -186,6 +188,7 @@ def scoring_fn(
             samples,
             scorers=loaded.scorers,
             temperature=config.rollout.temperature,
+            values=values,
             chunks=config.rollout.chunks,
             views=views,
         )

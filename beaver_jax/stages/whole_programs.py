@@ -74,8 +74,8 @@ def scoring(config: ml_collections.ConfigDict, roles: Roles) -> Any:
 
     def ends(role):
         def function(params, tokens, mask):
-            scores = role.model.apply({'params': params}, tokens, mask)
-            return score.end_scores(scores, mask)
+            ends = score.ends(mask)
+            return role.model.apply({'params': params}, tokens, mask, wanted=ends)[:, 0]
 
         return function
 
@@ -107,6 +107,7 @@ def scoring(config: ml_collections.ConfigDict, roles: Roles) -> Any:
             samples,
             scorers=scorers,
             temperature=config.rollout.temperature,
+            values=config.ppo.epochs * config.ppo.minibatches > 1,
             chunks=config.rollout.chunks,
         )
 
@@ -170,7 +171,9 @@ def rows(
     count, length = samples.response_mask.shape
     scalars: Any = jax.ShapeDtypeStruct((count,), jnp.float32)
     tokens: Any = jax.ShapeDtypeStruct((count, length), jnp.float32)
-    values: Any = jax.ShapeDtypeStruct((count, length + 1), jnp.float32)
+    values: Any = None
+    if config.ppo.epochs * config.ppo.minibatches > 1:
+        values = jax.ShapeDtypeStruct((count, length + 1), jnp.float32)
     return types.Experience(
         samples=samples,
         ref_logps=tokens,

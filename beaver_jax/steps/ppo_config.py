@@ -43,6 +43,11 @@ class PPOConfig:
     per_token_mean: bool = False
     shaping: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
+    @property
+    def updates(self) -> int:
+        """Updates of a rollout batch."""
+        return self.epochs * self.minibatches
+
     def __post_init__(self):
         """Refuses values out of range."""
         for name in ('kl_coeff', 'ptx_coeff'):

@@ -4,7 +4,7 @@ With no constraint it is PPO; with `shaping` it is PPO on R - Σ λ_k·C_k, rewa
 with fixed multipliers. Safe RLHF (arXiv 2310.12773), algorithm 1 and appendix B.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -202,15 +202,45 @@ def critic_loss(
 ) -> tuple[jax.Array, state_lib.Aux]:
     """The clipped value loss on (samples, old values [B, G], returns [B, G])."""
     samples, old_values, returns = batch
-    mask = samples.response_mask
-    values = scoring.response_values(
+    values = _values(params, samples, model)[:, :-1]
+    return _value_loss(values, old_values, returns, samples.response_mask, config)
+
+
+def first_critic_loss(
+    params: Any,
+    batch: tuple[types.Samples, jax.Array],
+    *,
+    model: score.ScoreModel,
+    config: ppo_config.PPOConfig,
+) -> tuple[jax.Array, state_lib.Aux]:
+    """The same on (samples, token rewards [B, G]), of a critic that scores them now.
+
+    Its values are the old ones as well, and the returns are estimated from them. The
+    outputs are these values, [B, G + 1].
+    """
+    samples, rewards = batch
+    values = _values(params, samples, model)
+    old_values = jax.lax.stop_gradient(values)
+    _, returns = ppo_targets.estimate(rewards, old_values, samples, config)
+    loss, aux = _value_loss(
+        values[:, :-1], old_values[:, :-1], returns, samples.response_mask, config
+    )
+    return loss, aux._replace(outputs=old_values)
+
+
+def _values(params, samples, model) -> jax.Array:
+    length = samples.response_mask.shape[1]
+    return scoring.response_values(
         model,
         params,
         samples.tokens,
         samples.mask,
-        response_length=mask.shape[1],
+        response_length=length,
         packs=samples.packs,
-    )[:, :-1]
+    )
+
+
+def _value_loss(values, old_values, returns, mask, config):
     loss = ppo.critic_loss(
         values,
         old_values,
@@ -230,60 +260,109 @@ def _weight(mask, config: ppo_config.PPOConfig) -> jax.Array:
     return jnp.sum(mask) if config.per_token_mean else jnp.float32(mask.shape[0])
 
 
+def update_critics(
+    loss: Callable[..., tuple[jax.Array, state_lib.Aux]],
+    state: PPOLagState,
+    reward_batch: Any,
+    cost_batches: Mapping[str, Any],
+    *,
+    networks: Networks,
+    optimizers: Optimizers,
+    config: ppo_config.PPOConfig,
+) -> tuple[PPOLagState, Metrics, tuple[Any, dict[str, Any]]]:
+    """One update of every critic.
+
+    Args:
+      loss: `critic_loss` or `first_critic_loss`.
+      state: Whose critics learn.
+      reward_batch: What the loss takes, of the reward.
+      cost_batches: The same of the costs, by constraint.
+      networks: The models.
+      optimizers: What moves them.
+      config: Coefficients.
+
+    Returns:
+      (state, metrics, the loss's outputs of the reward and by constraint).
+    """
+
+    def learn(learner, batch, model):
+        grads, found, outputs = state_lib.gradients(
+            functools.partial(loss, model=model, config=config),
+            learner.params,
+            batch,
+            parts=config.parts,
+        )
+        learner = state_lib.apply_gradients(learner, grads, optimizers.critic)
+        return learner, found | {'grad_norm': optax.tree.norm(grads)}, outputs
+
+    reward_critic, found, reward_outputs = learn(
+        state.reward_critic, reward_batch, networks.reward_critic
+    )
+    metrics = _critic_metrics('reward', '', found)
+    cost_critics, cost_outputs = {}, {}
+    for name, learner in state.cost_critics.items():
+        cost_critics[name], found, cost_outputs[name] = learn(
+            learner, cost_batches[name], networks.cost_critics[name]
+        )
+        metrics |= _critic_metrics('cost', f'/{name}', found)
+    state = state.replace(reward_critic=reward_critic, cost_critics=cost_critics)
+    return state, metrics, (reward_outputs, cost_outputs)
+
+
 def update_minibatch(
     state: PPOLagState,
-    batch: tuple[types.Experience, ppo_targets.Targets, types.SftBatch | None],
+    batch: tuple[types.Experience, ppo_targets.Targets | None, types.SftBatch | None],
     *,
     networks: Networks,
     optimizers: Optimizers,
     config: ppo_config.PPOConfig,
 ) -> tuple[PPOLagState, Metrics]:
-    """One update of the actor and every critic, under the present λ."""
+    """One update of the actor and every critic, under the present λ.
+
+    Without values and targets it is the only one of a rollout batch: the critics' own
+    pass over the samples says what their values were before it.
+    """
     experience, targets, ptx = batch
     samples = experience.samples
+    learn = functools.partial(
+        update_critics, networks=networks, optimizers=optimizers, config=config
+    )
+    if targets is None:
+        rewards, costs = ppo_targets.token_rewards(experience, config)
+        state, metrics, (reward_values, cost_values) = learn(
+            first_critic_loss,
+            state,
+            (samples, rewards),
+            {name: (samples, stream) for name, stream in costs.items()},
+        )
+        targets, found = ppo_targets.make_targets(
+            experience.replace(reward_values=reward_values, cost_values=cost_values),
+            config,
+        )
+        metrics |= found
+    else:
+        state, metrics, _ = learn(
+            critic_loss,
+            state,
+            (samples, experience.reward_values[:, :-1], targets.reward_returns),
+            {
+                name: (samples, values[:, :-1], targets.cost_returns[name])
+                for name, values in experience.cost_values.items()
+            },
+        )
+
     advantages = ppo.lagrangian_advantages(
         targets.reward_advantages, targets.cost_advantages, state.multiplier.params
     )
-
-    grads, metrics = actor_gradients(
+    grads, found = actor_gradients(
         state.actor.params,
         (samples, advantages, ptx),
         model=networks.actor,
         config=config,
     )
     actor = state_lib.apply_gradients(state.actor, grads, optimizers.actor)
-    metrics['train/actor_grad_norm'] = optax.tree.norm(grads)
-
-    def learn(learner, values, returns, model):
-        grads, found, _ = state_lib.gradients(
-            functools.partial(critic_loss, model=model, config=config),
-            learner.params,
-            (samples, values[:, :-1], returns),
-            parts=config.parts,
-        )
-        learner = state_lib.apply_gradients(learner, grads, optimizers.critic)
-        return learner, found | {'grad_norm': optax.tree.norm(grads)}
-
-    reward_critic, found = learn(
-        state.reward_critic,
-        experience.reward_values,
-        targets.reward_returns,
-        networks.reward_critic,
-    )
-    metrics |= _critic_metrics('reward', '', found)
-    cost_critics = {}
-    for name, learner in state.cost_critics.items():
-        cost_critics[name], found = learn(
-            learner,
-            experience.cost_values[name],
-            targets.cost_returns[name],
-            networks.cost_critics[name],
-        )
-        metrics |= _critic_metrics('cost', f'/{name}', found)
-    state = state.replace(
-        actor=actor, reward_critic=reward_critic, cost_critics=cost_critics
-    )
-    return state, metrics
+    metrics |= found | {'train/actor_grad_norm': optax.tree.norm(grads)}
+    return state.replace(actor=actor), metrics
 
 
 def _critic_metrics(kind, suffix, found) -> Metrics:
@@ -310,6 +389,7 @@ def ppo_lag_step(
       state: Donated by the caller.
       batch: Experience of B rows, and B supervised rows for PTX or None. The samples'
         packs, where there are any, are those of `minibatch_orders`, one after another.
+        Without the critics' values there is one update, which says them itself.
       key: Shuffles the rows of each epoch.
       networks: The models that learn.
       optimizers: What moves them.
@@ -324,7 +404,16 @@ def ppo_lag_step(
     state = move_multipliers(state, experience.costs, thresholds, optimizers)
     packs = experience.samples.packs
     experience = _with_packs(experience, None)
-    targets, metrics = ppo_targets.make_targets(experience, config)
+    metrics: Metrics = {}
+    targets = None
+    if experience.reward_values is not None:
+        targets, metrics = ppo_targets.make_targets(experience, config)
+    elif config.updates > 1:
+        raise ValueError(
+            f'The experience has no values, and {config.updates} updates (epochs × '
+            'minibatches) learn from it: the second would find critics that have '
+            'moved. Score the samples with values=True.'
+        )
     rows = (experience, targets, ptx)
 
     def minibatch(state, order_and_packs):
@@ -358,7 +447,7 @@ def minibatch_orders(
     """The rows of each minibatch, [epochs · minibatches, n] int32."""
     keys = jax.random.split(key, config.epochs)
     orders = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys)
-    return orders.reshape(config.epochs * config.minibatches, -1)
+    return orders.reshape(config.updates, -1)
 
 
 def _with_packs(

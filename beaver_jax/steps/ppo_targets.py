@@ -51,28 +51,40 @@ def token_rewards(
     }
 
 
+def estimate(
+    stream: jax.Array,
+    values: jax.Array,
+    samples: types.Samples,
+    config: ppo_config.PPOConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages and returns, [B, G] each, of token rewards [B, G] or costs.
+
+    Args:
+      stream: The rewards.
+      values: [B, G + 1].
+      samples: Whose they are.
+      config: Coefficients.
+    """
+    return ppo.gae(
+        stream,
+        values,
+        samples.response_mask,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        bootstrap=samples.truncated if config.truncation == 'bootstrap' else None,
+    )
+
+
 def make_targets(
     experience: types.Experience, config: ppo_config.PPOConfig
 ) -> tuple[Targets, Metrics]:
     """Advantages and returns of every stream, and their means as metrics."""
     samples = experience.samples
     mask = samples.response_mask
-    bootstrap = samples.truncated if config.truncation == 'bootstrap' else None
     rewards, costs = token_rewards(experience, config)
-
-    def estimate(stream, values):
-        return ppo.gae(
-            stream,
-            values,
-            mask,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            bootstrap=bootstrap,
-        )
-
-    reward_targets = estimate(rewards, experience.reward_values)
+    reward_targets = estimate(rewards, experience.reward_values, samples, config)
     cost_targets = {
-        name: estimate(costs[name], values)
+        name: estimate(costs[name], values, samples, config)
         for name, values in experience.cost_values.items()
     }
     metrics = _stream_metrics('reward', '', rewards, reward_targets, mask)

@@ -81,6 +81,21 @@ def pair_scores(
     return scores.reshape(rows, two, length, -1), ends.reshape(rows, two, -1)
 
 
+def pair_ends(
+    params: Any, batch: types.PairBatch, *, model: score.ScoreModel
+) -> jax.Array:
+    """End scores of both sequences of each pair, [B, 2, K], and no others."""
+    rows, two, length = batch.tokens.shape
+    mask = batch.mask.reshape(rows * two, length)
+    ends: Any = model.apply(
+        {'params': params},
+        batch.tokens.reshape(rows * two, length),
+        mask,
+        wanted=score.ends(mask),
+    )
+    return ends.reshape(rows, two, -1)
+
+
 def preference_loss(
     params: Any,
     batch: types.PairBatch,
@@ -94,18 +109,19 @@ def preference_loss(
     A reward model learns its first output; of a cost model the losses of those that are
     named in `config` are averaged. The step's outputs are the raw end scores [B, 2, K].
     """
-    scores, ends = pair_scores(params, batch, model=model)
+    if config.loss_type == 'sequence-wise':
+        ends = pair_ends(params, batch, model=model)
+        scores, mask = ends[:, :, None], batch.valid[:, None]
+    else:
+        scores, ends = pair_scores(params, batch, model=model)
+        mask = preference.divergent_mask(batch.tokens, batch.mask)
+        mask = mask & batch.valid[:, None]
     raw_ends = ends
     if config.normalize:
         function = score.NORMALIZE_FUNCTIONS[model.config.score_type]
         scores, ends = (
             score.normalize(normalizer, x, function=function) for x in (scores, ends)
         )
-    if config.loss_type == 'sequence-wise':
-        scores, mask = ends[:, :, None], batch.valid[:, None]
-    else:
-        mask = preference.divergent_mask(batch.tokens, batch.mask)
-        mask = mask & batch.valid[:, None]
     if config.kind == 'reward':
         loss = preference.reward_loss(
             scores[..., 0], mask, regularization=config.regularization
@@ -209,7 +225,7 @@ def preference_step(
 
     normalizer = state.normalizer
     if config.normalize:
-        _, ends = pair_scores(state.model.params, batch, model=model)
+        ends = pair_ends(state.model.params, batch, model=model)
         normalizer = update(normalizer, ends)
 
     def loss_fn(params, part):
@@ -236,5 +252,5 @@ def preference_eval(
     config: PreferenceConfig,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """(sum, count) over a batch by name; see `accuracy_sums`."""
-    _, ends = pair_scores(params, batch, model=model)
+    ends = pair_ends(params, batch, model=model)
     return accuracy_sums(ends, batch, kind=config.kind, outputs=config.outputs)

@@ -82,7 +82,6 @@ def sft_eval(
         batch.tokens,
         batch.mask,
         batch.segments,
-        stop=-1,
         method='hidden_states',
     )
 
@@ -91,7 +90,7 @@ def sft_eval(
         return causal_lm.token_logps(logits, tokens), hits
 
     targets, counted = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
-    logps, hits = scoring.of_tokens(measure, model, params, hidden, targets)
+    logps, hits = scoring.of_tokens(measure, model, params, hidden[:, :-1], targets)
     count = jnp.sum(counted).astype(jnp.float32)
     return {
         'loss': (-jnp.sum(jnp.where(counted, logps, 0.0)), count),

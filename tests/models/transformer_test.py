@@ -93,7 +93,8 @@ def tokens_of(rows, length, seed=5):
 @functools.partial(jax.jit, static_argnames=('model', 'start', 'stop'))
 def logits_of(model, params, tokens, mask=None, *, start=0, stop=None):
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-    return model.apply({'params': params}, tokens, mask, start=start, stop=stop)[0]
+    wanted = slice(start, stop)
+    return model.apply({'params': params}, tokens, mask, wanted=wanted)[0]
 
 
 @functools.partial(jax.jit, static_argnames='model')
@@ -354,13 +355,77 @@ def test_grouped_heads_are_repeated_heads():
     )
 
 
-def test_a_range_of_logits_is_a_part_of_all():
+@pytest.mark.parametrize('layers', ['scanned', 'unrolled'])
+@pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
+def test_wanted_places_are_a_part_of_all(changes, layers, monkeypatch):
+    model, params = tiny.causal_lm(**changes)
+    tokens = tokens_of(2, 7)
+    mask = jnp.ones((2, 7), bool).at[0, :2].set(False).at[1, 6:].set(False)
+    segments = jnp.array([[0, 0, 1, 1, 1, 2, 2], [1, 1, 1, 2, 2, 2, 0]])
+    own = jnp.array([[3, 6], [5, 0]])
+
+    def logits(params, wanted):
+        rows = {'params': params}, tokens, mask, None, segments
+        return model.apply(*rows, wanted=wanted)[0]
+
+    monkeypatch.setattr(transformer, 'UNROLLED', 0)
+    whole = jax.jit(functools.partial(logits, wanted=None))(params)
+    monkeypatch.setattr(transformer, 'UNROLLED', 2 if layers == 'unrolled' else 0)
+    parts = jax.jit(lambda p: [logits(p, x) for x in (slice(2, -1), own, None)])(params)
+    each = np.stack([whole[0, own[0]], whole[1, own[1]]])
+    for found, expected in zip(parts, (whole[:, 2:-1], each, whole), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_the_last_of_a_prompt_is_read_into_a_cache_as_all_of_it():
     model, params = tiny.causal_lm()
-    tokens = tokens_of(2, 6)
-    whole = logits_of(model, params, tokens)
-    for start, stop in ((2, -1), (-1, None), (0, 3)):
-        part = logits_of(model, params, tokens, start=start, stop=stop)
-        np.testing.assert_allclose(part, whole[:, start:stop], atol=1e-6)
+    tokens, mask = tokens_of(2, 5), jnp.ones((2, 5), bool)
+    cache = attention.init_cache(model.config, 2, 6)
+    whole, expected = read(model, params, tokens, mask, cache)
+    last, found = jax.jit(functools.partial(model.apply, wanted=slice(-1, None)))(
+        {'params': params}, tokens, mask, cache
+    )
+    np.testing.assert_allclose(last, whole[:, -1:], atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize('remat', ['none', 'full', 'dots'])
+def test_unrolled_layers_have_the_gradient_of_scanned_ones(remat, monkeypatch):
+    model, params = tiny.causal_lm(remat=remat, window=3, windowed=(True, False))
+    tokens = tokens_of(2, 7)
+
+    def gradients(unrolled):
+        monkeypatch.setattr(transformer, 'UNROLLED', unrolled)
+
+        def loss(params):  # a function of its own for each, to be traced anew
+            wanted = slice(3, 6)
+            logits, _ = model.apply(
+                {'params': params}, tokens, jnp.ones((2, 7), bool), wanted=wanted
+            )
+            return jnp.sum(jnp.sin(logits))
+
+        return jax.jit(jax.grad(loss))(params)
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        gradients(2),
+        gradients(0),
+    )
+
+
+def test_a_pass_that_is_asked_for_ends_computes_the_last_layer_there_alone():
+    rows, length = 4, 64
+    model, params = tiny.score_model(backbone={'num_layers': 1, 'mlp_dim': 256})
+    tokens, mask = tokens_of(rows, length), jnp.ones((rows, length), bool)
+
+    def flops(wanted):
+        apply = functools.partial(model.apply, wanted=wanted)
+        compiled = jax.jit(apply).lower({'params': params}, tokens, mask).compile()
+        return compiled.cost_analysis()['flops']
+
+    # Of every token but a row's last: q and o of 16 × 24, the MLP's three 16 × 256.
+    saved = 2 * rows * (length - 1) * (2 * 16 * 24 + 3 * 16 * 256)
+    assert flops(None) - flops(score.ends(mask)) > saved
 
 
 def test_a_bfloat16_model_computes_in_16_bits_and_gives_float32_logits():
