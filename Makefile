@@ -1,7 +1,9 @@
 # make demo [SEED=0] [RUN=runs/tiny]   the whole chain on the built-in world
 # make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
+# make system                          whole programs under load, as processes
 # make parity                          tests against PyTorch, which it installs
+# make bench [OUT=build/benchmarks]    training's benchmarks, beside PyTorch's
 # make clean                           removes caches; keeps .venv and runs/
 
 # Makes the environment; 3.11 or newer.
@@ -10,6 +12,7 @@ VENV ?= .venv
 SEED ?= 0
 RUN ?= runs/tiny
 ARGS ?=
+OUT ?= build/benchmarks
 JOBS ?= 2
 
 bin := $(VENV)/bin
@@ -17,7 +20,7 @@ pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
-.PHONY: demo test lint parity clean
+.PHONY: demo test lint system parity bench clean
 
 demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo.py $(options)
@@ -31,8 +34,16 @@ lint: $(VENV)/.installed-dev
 	$(bin)/ruff check .
 	$(bin)/mypy beaver_jax benchmarks configs
 
+system: $(VENV)/.installed-dev
+	$(bin)/python -m pytest tests/system $(ARGS)
+
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)
+
+bench: $(VENV)/.installed-parity
+	mkdir -p $(OUT)
+	$(bin)/python -m benchmarks.iteration --json $(OUT)/iteration.json
+	$(bin)/python -m benchmarks.decode --json $(OUT)/decode.json
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
