@@ -72,7 +72,9 @@ class Programs:
     def _score(self):
         def end(params, tokens, mask):
             ends = score.ends(mask)
-            scores: Any = self.scorer.apply({'params': params}, tokens, mask, wanted=ends)
+            scores: Any = self.scorer.apply(
+                {'params': params}, tokens, mask, wanted=ends
+            )
             return scores[:, 0]
 
         scorers = experience.Scorers(

@@ -95,9 +95,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         rates['train/cost_critic_lr'] = by_iteration(critic_rate)
     step = iteration.Iteration(
         rollouts.make(config, mesh, loaded.actor, loaded.networks.actor, tokenizer),
-        compilation.Program(
-            scoring_fn(config, loaded, values=settings.updates > 1)
-        ),
+        compilation.Program(scoring_fn(config, loaded, values=settings.updates > 1)),
         compiled,
         bridge.make(
             mesh,
