@@ -31,7 +31,6 @@ ROOMS = {
     'rollout': 3,
     'stages': 4,
     'chat': 5,
-    'serve': 5,
     'export': 5,
     'plan': 5,
     'report': 5,
@@ -40,6 +39,8 @@ ROOMS = {
     'evaluate': 6,
     # Ends a run with evaluation and report, so it stands above them.
     'train': 7,
+    # Rates votes as evaluation does.
+    'serve': 7,
 }
 
 # A package's `__main__` is an entry point, whatever its room.

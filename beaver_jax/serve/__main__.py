@@ -21,7 +21,7 @@ from beaver_jax import terminal
 from beaver_jax.serve import limits as limits_lib
 from beaver_jax.stages import inputs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger('beaver_jax.serve')
 LOCAL_HOSTS = ('127.0.0.1', 'localhost', '::1')
 
 
@@ -77,6 +77,7 @@ def _load(arguments: argparse.Namespace, limits: limits_lib.Limits, token: str |
     from beaver_jax.serve import app
     from beaver_jax.serve import models
     from beaver_jax.serve import scorer
+    from beaver_jax.serve import votes
 
     paths = named(arguments.models)
     costs = named(arguments.cost, default='harm')
@@ -105,7 +106,7 @@ def _load(arguments: argparse.Namespace, limits: limits_lib.Limits, token: str |
             tokens=longest,
             capacity=limits.queue + limits.prompts,
         )
-    return app.Served(loaded, judge, limits, token)
+    return app.Served(loaded, judge, limits, token, votes.Votes(arguments.votes))
 
 
 def named(given: list[str], default: str | None = None) -> dict[str, str]:
@@ -174,6 +175,12 @@ def _parser() -> argparse.ArgumentParser:
         '--token',
         metavar='VARIABLE',
         help='environment variable with the token that clients must send',
+    )
+    parser.add_argument(
+        '--votes',
+        default='',
+        metavar='FILE',
+        help="SQLite file of the arena's votes; without it they end with the server",
     )
     parser.add_argument('--dtype', default='auto', choices=inputs.DTYPES)
     meanings = {

@@ -9,6 +9,7 @@ import fastapi
 from fastapi import concurrency
 from starlette import types
 
+from beaver_jax.serve import arena
 from beaver_jax.serve import engine as engine_lib
 from beaver_jax.serve import errors
 from beaver_jax.serve import exchange
@@ -20,6 +21,7 @@ from beaver_jax.serve import schemas
 from beaver_jax.serve import scorer as scorer_lib
 from beaver_jax.serve import shapes
 from beaver_jax.serve import texts
+from beaver_jax.serve import votes as votes_lib
 
 LEGACY_TOKENS = 16  # OpenAI's default of /v1/completions
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -36,12 +38,16 @@ class Served:
       scorer: Reward and cost models; None without any.
       limits: Of requests.
       token: That clients must send; None for none.
+      votes: Of the arena.
     """
 
     models: Mapping[str, models_lib.Model]
     scorer: scorer_lib.Scorer | None
     limits: limits_lib.Limits
     token: str | None = None
+    votes: votes_lib.Votes = dataclasses.field(
+        default_factory=lambda: votes_lib.Votes('')
+    )
 
     def model(self, name: str) -> models_lib.Model:
         """A model by its name.
@@ -65,6 +71,7 @@ class Served:
             model.engine.close()
         if self.scorer is not None:
             self.scorer.close()
+        self.votes.close()
 
 
 def make(served: Served) -> types.ASGIApp:
@@ -77,6 +84,7 @@ def make(served: Served) -> types.ASGIApp:
     _add_models(app, served)
     _add_answers(app, served)
     _add_scores(app, served)
+    arena.install(app, arena.Arena(list(served.models.values()), served.votes))
     return guard.Guard(app, served.limits, served.token)
 
 
@@ -119,7 +127,7 @@ def _add_answers(app: fastapi.FastAPI, served: Served) -> None:
                 400, 'top_logprobs needs logprobs=true.', param='top_logprobs'
             )
         _check_alternatives(model, body.top_logprobs, 'top_logprobs')
-        turns = conversation(body.messages, ends_with='user')
+        turns = schemas.conversation(body.messages, ends_with='user')
         ids = await concurrency.run_in_threadpool(model.encode_chat, turns)
         question = exchange.Question(
             model=model,
@@ -168,7 +176,7 @@ def _add_scores(app: fastapi.FastAPI, served: Served) -> None:
                 400, 'Give either messages, one conversation, or conversations.'
             )
         given = [body.messages] if body.messages else body.conversations or []
-        turns = [conversation(one, ends_with='assistant') for one in given]
+        turns = [schemas.conversation(one, ends_with='assistant') for one in given]
         encoded = await concurrency.run_in_threadpool(_encode_all, scorer, turns)
         try:
             waiting = [asyncio.wrap_future(f) for f in scorer.submit(encoded)]
@@ -193,32 +201,6 @@ def _scores(found: Mapping[str, list[float]]) -> dict[str, Any]:
     """A number of a model with one output, else a list."""
     values = {name: row[0] if len(row) == 1 else row for name, row in found.items()}
     return {'reward': values.pop(scorer_lib.REWARD, None), 'costs': values}
-
-
-def conversation(
-    messages: Sequence[schemas.Message], *, ends_with: str
-) -> tuple[str, ...]:
-    """The turns of messages that go user, assistant, user, and so on.
-
-    Raises:
-      ApiError: They go otherwise.
-    """
-    roles = ('user', 'assistant')
-    for i, message in enumerate(messages):
-        if message.role != roles[i % 2]:
-            raise errors.ApiError(
-                400,
-                f'messages[{i}].role is {message.role!r}, not {roles[i % 2]!r}: the '
-                "models' conversations go user, assistant, user, … with no others.",
-                param='messages',
-            )
-    if messages[-1].role != ends_with:
-        raise errors.ApiError(
-            400,
-            f'The last message must be of {ends_with!r}.',
-            param='messages',
-        )
-    return tuple(message.text for message in messages)
 
 
 def _limit(body: schemas.ChatRequest) -> int | None:

@@ -4,9 +4,12 @@ An entry that is null is one that is not there. Fields of OpenAI's that this ser
 lacks are taken where they ask for nothing; others are refused, not ignored.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
+
+from beaver_jax.serve import errors
 
 _NOTHING: dict[str, tuple[Any, ...]] = {
     'audio': (),
@@ -46,7 +49,9 @@ def _whole(text: str) -> str:
 Text = Annotated[str, pydantic.AfterValidator(_whole)]
 
 
-class _Strict(pydantic.BaseModel):
+class Strict(pydantic.BaseModel):
+    """Refuses what it does not know, and wrong types."""
+
     model_config = pydantic.ConfigDict(
         extra='forbid', strict=True, allow_inf_nan=False, frozen=True
     )
@@ -65,14 +70,14 @@ class _Strict(pydantic.BaseModel):
         return {name: value for name, value in values.items() if counts(name, value)}
 
 
-class Part(_Strict):
+class Part(Strict):
     """A part of a message's content."""
 
     type: Literal['text']
     text: Text
 
 
-class Message(_Strict):
+class Message(Strict):
     """A turn of a conversation."""
 
     role: Text
@@ -86,7 +91,7 @@ class Message(_Strict):
         return ''.join(part.text for part in self.content)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """How an answer is streamed."""
 
     include_usage: bool = False
@@ -96,7 +101,7 @@ Stop = Annotated[Text, pydantic.Field(min_length=1, max_length=200)]
 Turns = Annotated[list[Message], pydantic.Field(min_length=1, max_length=1000)]
 
 
-class _Sampled(_Strict):
+class _Sampled(Strict):
     model: Text
     max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
     n: Annotated[int, pydantic.Field(ge=1)] = 1
@@ -138,10 +143,34 @@ class CompletionRequest(_Sampled):
     logprobs: Annotated[int, pydantic.Field(ge=0, le=20)] | None = None
 
 
-class ScoreRequest(_Strict):
+class ScoreRequest(Strict):
     """Of /v1/score: one conversation, or several."""
 
     messages: Turns | None = None
     conversations: (
         Annotated[list[Turns], pydantic.Field(min_length=1, max_length=256)] | None
     ) = None
+
+
+def conversation(messages: Sequence[Message], *, ends_with: str) -> tuple[str, ...]:
+    """The turns of messages that go user, assistant, user, and so on.
+
+    Raises:
+      ApiError: They go otherwise.
+    """
+    roles = ('user', 'assistant')
+    for i, message in enumerate(messages):
+        if message.role != roles[i % 2]:
+            raise errors.ApiError(
+                400,
+                f'messages[{i}].role is {message.role!r}, not {roles[i % 2]!r}: the '
+                "models' conversations go user, assistant, user, … with no others.",
+                param='messages',
+            )
+    if messages[-1].role != ends_with:
+        raise errors.ApiError(
+            400,
+            f'The last message must be of {ends_with!r}.',
+            param='messages',
+        )
+    return tuple(message.text for message in messages)
