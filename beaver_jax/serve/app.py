@@ -121,7 +121,7 @@ def _add_answers(app: fastapi.FastAPI, served: Served) -> None:
     ) -> fastapi.Response:
         """Answers a conversation."""
         model = served.model(body.model)
-        _check_sampled(body, model)
+        _check_stream(body)
         if body.top_logprobs and not body.logprobs:
             raise errors.ApiError(
                 400, 'top_logprobs needs logprobs=true.', param='top_logprobs'
@@ -146,7 +146,7 @@ def _add_answers(app: fastapi.FastAPI, served: Served) -> None:
     ) -> fastapi.Response:
         """Continues texts, or ids, as they stand."""
         model = served.model(body.model)
-        _check_sampled(body, model)
+        _check_stream(body)
         _check_alternatives(model, body.logprobs or 0, 'logprobs')
         prompts = await concurrency.run_in_threadpool(_prompts, model, body.prompt)
         default = min(LEGACY_TOKENS, model.limits.answer_tokens)
@@ -214,16 +214,10 @@ def _limit(body: schemas.ChatRequest) -> int | None:
     return given.pop() if given else None
 
 
-def _check_sampled(
-    body: schemas.ChatRequest | schemas.CompletionRequest, model: models_lib.Model
-) -> None:
+def _check_stream(body: schemas.ChatRequest | schemas.CompletionRequest) -> None:
     if body.stream_options is not None and not body.stream:
         raise errors.ApiError(
             400, 'stream_options needs stream=true.', param='stream_options'
-        )
-    if body.n > model.limits.choices:
-        raise errors.ApiError(
-            400, f'n={body.n}; at most {model.limits.choices}.', param='n'
         )
 
 

@@ -209,7 +209,7 @@ def policy(html: str) -> str:
 
     return (
         f"default-src 'none'; script-src {of('script')}; style-src {of('style')}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
 

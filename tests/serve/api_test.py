@@ -271,7 +271,7 @@ def check(response, status, message, param=None):
         ({'temperature': 3}, 422, 'less than or equal to 2', 'temperature'),
         ({'temperature': '1'}, 422, 'valid number', 'temperature'),
         ({'n': 0}, 422, 'greater than or equal to 1', 'n'),
-        ({'n': 5}, 400, 'n=5; at most 4', 'n'),
+        ({'n': 5}, 400, '5 answers to a request; at most 4', 'n'),
         ({'max_tokens': 41}, 400, 'max_tokens=41; at most 40', 'max_tokens'),
         (
             {'max_completion_tokens': 5},

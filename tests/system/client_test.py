@@ -10,7 +10,7 @@ import pytest
 from tests.system import server as server_lib
 
 ASKS = [{'role': 'user', 'content': 'Who is there?'}]
-LONG = {'model': 'talker', 'messages': ASKS, 'max_tokens': 1500, 'temperature': 0}
+LONG = {'model': 'talker', 'messages': ASKS, 'max_tokens': 600, 'temperature': 0}
 SHORT = LONG | {'max_tokens': 3}
 
 
@@ -92,7 +92,7 @@ def test_scores(small_server):
     ('changes', 'error'),
     [
         ({'model': 'gpt'}, openai.NotFoundError),
-        ({'max_tokens': 1501}, openai.BadRequestError),
+        ({'max_tokens': 601}, openai.BadRequestError),
         ({'temperature': 9}, openai.UnprocessableEntityError),
         ({'tools': [{'type': 'function'}]}, openai.BadRequestError),
     ],
@@ -117,7 +117,7 @@ def post(server, body):
         f'{server.url}/v1/chat/completions',
         json=body,
         headers=server.headers,
-        timeout=120,
+        timeout=400,
     )
 
 
@@ -165,7 +165,7 @@ def test_who_leaves_frees_its_slots(small_server, stream):
 
 def test_sigterm_finishes_what_runs_and_refuses_what_is_new(start):
     server = start(
-        'slow', slots=2, queue=2, prompts=1, prompt_tokens=64, answer_tokens=1500
+        'slow', slots=2, queue=2, prompts=1, prompt_tokens=64, answer_tokens=600
     )
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         bodies = [LONG | {'stream': i == 1} for i in range(3)]
@@ -184,7 +184,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(start):
         found = [one.result() for one in running]
     assert [response.status_code for response in found] == [200] * 3
     for response in (found[0], found[2]):
-        assert response.json()['usage']['completion_tokens'] == 1500
+        assert response.json()['usage']['completion_tokens'] == 600
     assert found[1].text.endswith('data: [DONE]\n\n')
     assert server.process.wait(timeout=60) == 0
     assert server.log.endswith('serve: finished\n')

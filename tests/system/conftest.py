@@ -55,7 +55,7 @@ def small_server(start, paths):
         queue=2,
         prompts=1,
         prompt_tokens=64,
-        answer_tokens=1500,
+        answer_tokens=600,
         choices=4,
         body_bytes=50_000,
     )
