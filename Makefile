@@ -1,7 +1,7 @@
 # make demo [SEED=0] [RUN=runs/tiny]   the whole chain on the built-in world
 # make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
-# make system                          whole programs under load, as processes
+# make system [ARGS='-k name']         whole programs as processes, in minutes
 # make parity                          tests against PyTorch, which it installs
 # make bench [OUT=build/benchmarks]    training's benchmarks, beside PyTorch's
 # make clean                           removes caches; keeps .venv and runs/
@@ -32,10 +32,10 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
-	$(bin)/mypy beaver_jax benchmarks configs
+	$(bin)/mypy beaver_jax benchmarks configs launch
 
 system: $(VENV)/.installed-dev
-	$(bin)/python -m pytest tests/system $(ARGS)
+	$(pytest) tests/system $(ARGS)
 
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)
@@ -47,7 +47,7 @@ bench: $(VENV)/.installed-parity
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find beaver_jax configs tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find beaver_jax configs launch tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(bin)/pip:
 	$(PYTHON) -m venv $(VENV)

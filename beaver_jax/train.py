@@ -13,7 +13,7 @@ import logging
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.sharding import Mesh
@@ -22,7 +22,10 @@ import ml_collections
 from beaver_jax import checkpoint
 from beaver_jax import compilation
 from beaver_jax import config as config_lib
+from beaver_jax import distributed
 from beaver_jax import evaluate
+from beaver_jax import heartbeats
+from beaver_jax import interrupts
 from beaver_jax import machine
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import report
@@ -41,14 +44,16 @@ class RunError(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for; one line tells of an error."""
-    argv = sys.argv[1:] if argv is None else argv
+    place, argv = distributed.options(sys.argv[1:] if argv is None else argv)
     terminal.show_log()
     compilation.keep()
     config = config_lib.from_argv(argv)
     with (
+        distributed.joined(place),
         terminal.errors_in_a_line(RunError, checkpoint.CheckpointError, OSError),
         metrics_lib.explained(config.run),
     ):
+        terminal.show_log(jax.process_index())
         run(config, config_lib.folder(argv))
 
 
@@ -154,7 +159,22 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
         seed_key = jax.random.key(config.seed)
         under_way: collections.deque[Any] = collections.deque()
         ahead: Mapping[str, compilation.Ahead] = {}
-        with writer, progress, machine.Watch() as watch:
+        interval = interrupts.Interval(config.checkpoint.minutes)
+        votes = distributed.Votes(mesh, late=True)
+        heart = heartbeats.Heart(
+            directory,
+            place=(jax.process_index(), jax.process_count()),
+            step=start,
+            steps=stage.steps,
+            every=config.log.heartbeat,
+        )
+        with (
+            writer,
+            progress,
+            heart,
+            interrupts.Notice() as notice,
+            machine.Watch() as watch,
+        ):
             for step in range(start, stage.steps):
                 begun = time.perf_counter()
                 key = jax.random.fold_in(seed_key, step)
@@ -162,22 +182,29 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                 if step == start:
                     ahead = _compile(stage, (state, batch, key), directory)
                     begun = time.perf_counter()
+                heart.does(heartbeats.COMPUTING)
                 state, metrics, phases = stage.step(state, batch, key)
                 under_way.append((step, metrics, watch.step(begun, phases, metrics)))
                 late = compiled.names[:] if step > start else []
+                stop, asked = votes.cast(notice.given, interval.due)
                 # The device works on while the last step's metrics are looked at. A
                 # checkpoint needs this one's: a bad state is not saved, and no state
                 # before its metrics.
                 done = step + 1 == stage.steps
-                due = done or (step + 1) % config.checkpoint.every == 0
+                due = done or stop or asked or (step + 1) % config.checkpoint.every == 0
                 while len(under_way) > (not due):
                     journal.write(*under_way.popleft())
                     if journal.bad >= config.max_bad_steps:
                         raise _not_finite(journal, checkpoints, directory)
                 if due and not journal.bad:
+                    heart.does(heartbeats.SAVING)
                     checkpoints.save(step + 1, state, stage.feed.position())
+                    interval.restart()
+                heart.done(step + 1)
                 _compiled_late(late, step + 1, config.late_compilation, directory)
                 compiled.reset()
+                if stop and not done:
+                    _stop(step + 1, stage.steps, checkpoints, directory)
 
         # ---- Save -----------------------------------------------------------------
         found = stage.evaluate(state)
@@ -186,6 +213,8 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
     if first:
         took = {'seconds': round(time.monotonic() - stage_begun, 1), 'memory': memory}
         _summarize(config, stage, directory, found, took)
+    # What the next stage reads is written.
+    distributed.barrier(f'{config.stage} is done')
     return True
 
 
@@ -236,6 +265,20 @@ def _compiled_late(names: Sequence[str], step: int, then: str, where: Any) -> No
             'saved is whole; go on with --config.late_compilation=warn.'
         )
     log.warning('%s: %s', where, found)
+
+
+def _stop(step: int, steps: int, checkpoints, directory: pathlib.Path) -> NoReturn:
+    """Ends a run that was asked to, by SIGTERM in one of its processes."""
+    checkpoints.wait()
+    saved = checkpoints.steps()
+    log.warning(
+        '%s: stopped by SIGTERM after step %d of %d; %s. Start the same command again '
+        'to go on.',
+        *(directory, step, steps),
+        f'the checkpoint of step {saved[-1]} is saved' if saved else 'nothing is saved',
+    )
+    distributed.barrier('stopped')
+    raise SystemExit(distributed.STOPPED)
 
 
 def _not_finite(journal: Journal, checkpoints, directory) -> RunError:

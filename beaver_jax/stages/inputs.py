@@ -125,6 +125,12 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
             f'config.late_compilation={config.late_compilation!r}; known: '
             f'{", ".join(LATE)}.'
         )
+    for name, value in (
+        ('log.heartbeat', config.log.heartbeat),
+        ('checkpoint.minutes', config.checkpoint.minutes),
+    ):
+        if value < 0:
+            raise InputError(f'config.{name}={value}; must not be negative.')
     if config.dtype not in DTYPES:
         raise InputError(f'config.dtype={config.dtype!r}; known: {", ".join(DTYPES)}.')
     if config.seed < 0:
