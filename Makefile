@@ -1,6 +1,7 @@
 # make demo [SEED=0] [RUN=runs/tiny]   the whole chain on the built-in world
 # make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
+# make system                          whole runs: processes, launchers, preemption
 # make parity                          tests against PyTorch, which it installs
 # make clean                           removes caches; keeps .venv and runs/
 
@@ -17,7 +18,7 @@ pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
-.PHONY: demo test lint parity clean
+.PHONY: demo test lint system parity clean
 
 demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo.py $(options)
@@ -29,14 +30,17 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
-	$(bin)/mypy beaver_jax benchmarks configs
+	$(bin)/mypy beaver_jax benchmarks configs launch
+
+system: $(VENV)/.installed-dev
+	$(pytest) tests/system $(ARGS)
 
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find beaver_jax configs tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find beaver_jax configs launch tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(bin)/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -1,10 +1,11 @@
 """Orbax checkpoints of a whole training state with its data position.
 
 Saving is asynchronous and atomic: a checkpoint has its final name only once it is
-complete, so a run killed at any moment finds whole checkpoints only.
+complete, so a run killed at any moment finds whole checkpoints only. What a disk or a
+hand breaks later shows by sums over every array, and the checkpoint before it is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import contextlib
 import logging
 import pathlib
@@ -13,6 +14,9 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 import jax
 from orbax.checkpoint.experimental import v1 as ocp
+
+from beaver_jax import checksums
+from beaver_jax import distributed
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +100,11 @@ class Checkpoints:
             self._pending = self._checkpointer.save_async(
                 step,
                 state,
-                custom_metadata={'position': position, 'bases': self._bases},
+                custom_metadata={
+                    'position': position,
+                    'bases': self._bases,
+                    'checksums': checksums.of(state),
+                },
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -129,7 +137,9 @@ class Checkpoints:
         return sorted(metadata.step for metadata in self._checkpointer.checkpoints)
 
     def restore(self, abstract_state: Any) -> tuple[int, Any, Any] | None:
-        """Restores the newest checkpoint.
+        """Restores the newest checkpoint that is not broken.
+
+        Newer ones that are broken are put aside, into <directory>.broken.
 
         Args:
           abstract_state: The state's shapes, types and shardings.
@@ -138,14 +148,44 @@ class Checkpoints:
           (step, state, data position), or None where there is no checkpoint.
 
         Raises:
-          CheckpointError: The checkpoint's arrays are not those of this run, or its
-            adapters have learnt on another base.
+          CheckpointError: The checkpoint's arrays are not those of this run, its
+            adapters have learnt on another base, or all checkpoints are broken.
         """
         steps = self.steps()
-        if not steps:
-            return None
-        step = steps[-1]
-        saved = self._checkpointer.metadata(step)
+        for count, step in enumerate(reversed(steps)):
+            found, problem = None, ''
+            try:
+                found = self._load(step, abstract_state)
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever a broken file may lead to
+                problem = _first_line(error)
+            if distributed.any_process(found is None):
+                log.warning('%s', _broken(self._directory, step, problem))
+                continue
+            distributed.by_first(self._put_aside, steps[len(steps) - count :])
+            if count:
+                self._checkpointer.reload()
+            return found
+        if steps:
+            raise CheckpointError(
+                f'{self._directory}: every checkpoint is broken ('
+                f'{", ".join(map(str, steps))}). Put back a copy of one, or start anew '
+                'with config.if_exists=overwrite.'
+            )
+        return None
+
+    def _put_aside(self, steps: Sequence[int]) -> None:
+        """Makes room for new checkpoints of these steps, and deletes nothing."""
+        aside = self._directory.with_name(f'{self._directory.name}.broken')
+        for step in steps:
+            aside.mkdir(exist_ok=True)
+            names = (f'{step}{end}' for end in ('', *map('-{}'.format, range(1, 99))))
+            name = next(name for name in names if not (aside / name).exists())
+            (self._directory / str(step)).rename(aside / name)
+
+    def _load(self, step: int, abstract_state: Any) -> tuple[int, Any, Any]:
+        saved = _metadata(self._checkpointer, step)
         problems = _differences(_shapes(abstract_state), _shapes(saved.metadata))
         if problems:
             raise CheckpointError(
@@ -155,7 +195,44 @@ class Checkpoints:
             )
         check_bases(saved.custom_metadata.get('bases', {}), self._bases)
         state = self._checkpointer.load(step, abstract_state)
+        _verify(saved.custom_metadata, state)
         return step, state, saved.custom_metadata['position']
+
+
+def _metadata(checkpointer: Any, step: int) -> Any:
+    """What is known of a checkpoint.
+
+    Raises:
+      ValueError: It is cut short: Orbax then knows of nothing, and does not complain.
+    """
+    found = checkpointer.metadata(step)
+    if not found.metadata or not found.custom_metadata:
+        raise ValueError('its metadata cannot be read')
+    return found
+
+
+def _verify(metadata: Mapping[str, Any], trees: Any) -> None:
+    """Compares arrays with their sums; those of older checkpoints have none.
+
+    Raises:
+      ValueError: An array is not what was saved.
+    """
+    changed = checksums.changed(metadata.get('checksums', {}), checksums.of(trees))
+    if changed:
+        names = ', '.join(changed[:3]) + (' …' if changed[3:] else '')
+        raise ValueError(f'other bits than were saved: {names}')
+
+
+def _broken(directory: pathlib.Path, step: int, problem: str) -> str:
+    return (
+        f'{directory}: the checkpoint of step {step} is broken and not used '
+        f'({problem or "as another process finds"})'
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0][:200]}'
 
 
 def check_bases(then: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -193,11 +270,11 @@ def read(
       directory: Of a stage's checkpoints.
       abstract: Shapes, types and shardings of trees, by their place in the state, such
         as 'actor/params'. Values are cast to these types.
-      step: Of the checkpoint; None for the newest.
+      step: Of the checkpoint; None for the newest that is not broken.
 
     Raises:
-      CheckpointError: There is no such checkpoint, or its arrays have other names or
-        shapes.
+      CheckpointError: There is no such checkpoint, it is broken, or its arrays have
+        other names or shapes.
     """
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
@@ -207,28 +284,57 @@ def read(
         steps = sorted(metadata.step for metadata in opened.checkpoints)
         if not steps:
             raise CheckpointError(f'{directory}: no whole checkpoint there.')
-        step = steps[-1] if step is None else step
-        if step not in steps:
+        if step is not None and step not in steps:
             raise CheckpointError(
                 f'{directory}: no checkpoint of step {step}; there are '
                 f'{", ".join(map(str, steps))}.'
             )
-        saved = opened.metadata(step)
-        have = _shapes(saved.metadata)
-        for place, tree in abstract.items():
-            prefix = f'{place}/'
-            problems = _differences(
-                {f'{prefix}{name}': shape for name, shape in _shapes(tree).items()},
-                {name: have[name] for name in have if name.startswith(prefix)},
+        for one in [step] if step is not None else reversed(steps):
+            found, problem = None, ''
+            try:
+                found = _read(opened, directory, one, abstract)
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever a broken file may lead to
+                problem = _first_line(error)
+            if not distributed.any_process(found is None):
+                assert found is not None  # in no process
+                return found
+            log.warning('%s', _broken(directory, one, problem))
+    which = f'of step {step}' if step is not None else 'that is whole'
+    raise CheckpointError(f'{directory}: no checkpoint {which} can be read.')
+
+
+def _read(
+    opened: Any, directory: pathlib.Path, step: int, abstract: Mapping[str, Any]
+) -> Part:
+    saved = _metadata(opened, step)
+    have = _shapes(saved.metadata)
+    for place, tree in abstract.items():
+        prefix = f'{place}/'
+        problems = _differences(
+            {f'{prefix}{name}': shape for name, shape in _shapes(tree).items()},
+            {name: have[name] for name in have if name.startswith(prefix)},
+        )
+        if problems:
+            raise CheckpointError(
+                f'{directory}: the checkpoint of step {step} is of another model '
+                f'than config.json says; {problems}.'
             )
-            if problems:
-                raise CheckpointError(
-                    f'{directory}: the checkpoint of step {step} is of another model '
-                    f'than config.json says; {problems}.'
-                )
-        whole = opened.load(step, traverse_util.unflatten_dict(dict(abstract), sep='/'))
+    wanted = traverse_util.unflatten_dict(dict(abstract), sep='/')
+    whole = opened.load(step, wanted)
+    if _types(wanted).items() <= _types(saved.metadata).items():
+        _verify(saved.custom_metadata, whole)
     trees = {place: _at(whole, place) for place in abstract}
     return Part(step, trees, dict(saved.custom_metadata.get('bases', {})))
+
+
+def _types(tree: Any) -> dict[str, str]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='/'): str(leaf.dtype)
+        for path, leaf in flat
+    }
 
 
 def _at(tree: Any, place: str) -> Any:

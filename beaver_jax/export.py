@@ -15,8 +15,12 @@ import dataclasses
 import logging
 import pathlib
 import re
+import sys
+
+import jax
 
 from beaver_jax import checkpoint
+from beaver_jax import distributed
 from beaver_jax import terminal
 from beaver_jax.stages import card
 from beaver_jax.stages import inputs
@@ -52,9 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace a model that is there'
     )
+    place, argv = distributed.options(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(argv)
     terminal.show_log()
-    with terminal.errors_in_a_line(ValueError, OSError, checkpoint.CheckpointError):
+    with (
+        distributed.joined(place),
+        terminal.errors_in_a_line(ValueError, OSError, checkpoint.CheckpointError),
+    ):
+        terminal.show_log(jax.process_index())
         run(
             arguments.stage,
             arguments.out,
@@ -89,7 +98,7 @@ def run(
         `saved.load`.
       CheckpointError: See `saved.load`.
     """
-    check_free(out, overwrite=overwrite)
+    distributed.by_first(check_free, out, overwrite=overwrite)
     if adapter:
         saved.check_adapter(saved.read_config(stage))
     found = saved.load(stage, step)
@@ -98,6 +107,7 @@ def run(
     )
     form = dataclasses.replace(form, card=text)
     (found.export_adapter if adapter else found.export)(out, form)
+    distributed.barrier('export is done')
     what = 'adapter' if adapter else 'model'
     log.info('%s: the %s of %s, step %d', out, what, stage, found.step)
 

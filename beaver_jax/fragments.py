@@ -39,8 +39,11 @@ def run(stage: str, preset: str) -> ml_collections.ConfigDict:
     # on accelerators, float32 on CPUs.
     config.dtype = {'tiny': 'float32', 'llama-7b': 'bfloat16'}.get(preset, 'auto')
     config.data = data(config, world=preset == 'tiny')
-    config.log = _dict(every=1, tensorboard=True, wandb=_maybe(str))
-    config.checkpoint = _dict(every=100, keep=2)
+    # heartbeat: seconds between signs of life of each process; 0 for none.
+    config.log = _dict(every=1, tensorboard=True, wandb=_maybe(str), heartbeat=10.0)
+    # After every so many steps, and when so many minutes have gone by since; 0 minutes
+    # leave it at the steps. SIGTERM saves as well.
+    config.checkpoint = _dict(every=100, minutes=30.0, keep=2)
     # A run ends after this many non-finite updates in a row; single ones are skipped.
     config.max_bad_steps = 5
     config.costs = ml_collections.ConfigDict()

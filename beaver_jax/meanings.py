@@ -33,7 +33,9 @@ MEANINGS = (
     (r'log\.every', 'steps between rows of metrics.jsonl'),
     (r'log\.tensorboard', 'write TensorBoard events too'),
     (r'log\.wandb', 'Weights & Biases project; none: off'),
+    (r'log\.heartbeat', 'seconds between signs of life of a process; 0: none'),
     (r'checkpoint\.every', 'steps between checkpoints'),
+    (r'checkpoint\.minutes', 'one too after so many minutes without; 0: never'),
     (r'checkpoint\.keep', 'newest checkpoints that are kept'),
     # Rows.
     (r'data\.world', 'generate the built-in world and use it'),

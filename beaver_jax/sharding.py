@@ -1,17 +1,20 @@
 """Meshes, and the matching of sharding rules; knows no model."""
 
 from collections.abc import Sequence
+import logging
 import math
 import re
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+log = logging.getLogger(__name__)
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -26,6 +29,9 @@ def make_mesh(
 ) -> Mesh:
     """Arranges all devices (or the given ones) into a mesh of axes data, fsdp, tensor.
 
+    Of several slices, which a slower network connects, each holds whole groups of
+    tensor, and as few axes as possible go over that network: data, then fsdp.
+
     Args:
       data: Replicas that see different data; -1 takes all devices that are left.
       fsdp: Shards of parameters that also see different data; may be -1 instead.
@@ -33,7 +39,7 @@ def make_mesh(
       devices: The devices; all of this program when None.
 
     Raises:
-      ValueError: The sizes do not fit the number of devices.
+      ValueError: The sizes do not fit the number of devices, or the slices.
     """
     count = len(devices) if devices is not None else jax.device_count()
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -54,9 +60,42 @@ def make_mesh(
     for axis in free:
         sizes[axis] = count // fixed
     # Auto, not today's default Explicit, under which Flax Linen does not run.
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices
-    )
+    types = (AxisType.Auto,) * len(AXES)
+    slices = {getattr(one, 'slice_index', 0) for one in devices or jax.devices()}
+    if len(slices) == 1:
+        mesh = jax.make_mesh(tuple(sizes.values()), AXES, types, devices=devices)
+    else:
+        arranged = _over_slices(sizes, len(slices), devices)
+        mesh = Mesh(arranged, AXES, axis_types=types)
+    _warn_of_hosts(mesh)
+    return mesh
+
+
+def _over_slices(
+    sizes: dict[str, int], slices: int, devices: Sequence[jax.Device] | None
+) -> np.ndarray:
+    """Devices [data, fsdp, tensor], each slice's together."""
+    data = math.gcd(sizes['data'], slices)
+    outer = (data, slices // data, 1)
+    inner = [size // parts for size, parts in zip(sizes.values(), outer, strict=True)]
+    if sizes['fsdp'] % outer[1]:
+        raise ValueError(
+            f'config.mesh={sizes} does not fit {slices} slices: data×fsdp must be a '
+            f'multiple of {slices}, as tensor stays within a slice.'
+        )
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+
+
+def _warn_of_hosts(mesh: Mesh) -> None:
+    """Where matmuls go over the network between hosts, they wait for it."""
+    groups = mesh.devices.reshape(-1, mesh.shape['tensor'])
+    hosts = max(len({device.process_index for device in group}) for group in groups)
+    if hosts > 1 and groups[0, 0].platform != 'tpu':
+        log.warning(
+            'config.mesh.tensor=%d spans %d processes: every matmul waits for the '
+            'network between them; use at most the %d devices of a process.',
+            *(mesh.shape['tensor'], hosts, jax.local_device_count()),
+        )
 
 
 def _divisors(count: int) -> str:
@@ -182,6 +221,16 @@ def batch_part(mesh: Mesh, process: int) -> tuple[int, int]:
     return parts.index(tuple(sorted(held[process]))), len(parts)
 
 
+def process_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """Which rows of a batch this process's devices hold, ascending.
+
+    They need not be neighbours: on TPUs the mesh follows the wires, not the hosts.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((size,)).values()
+    held = [np.arange(size)[index] for index in places if index is not None]
+    return np.unique(np.concatenate(held))
+
+
 def put_batch(mesh: Mesh, batch: Any) -> Any:
     """Makes global arrays of this process's rows, spread over the batch axes."""
     sharding = batch_sharding(mesh)
@@ -218,7 +267,8 @@ def to_host(tree: Any) -> Any:
     """Whole arrays as NumPy on every process, wherever their shards are."""
 
     def fetch(x):
-        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        whole = not isinstance(x, jax.Array) or x.is_fully_replicated
+        if not whole and not x.is_fully_addressable:
             from jax.experimental import multihost_utils
 
             return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -16,19 +16,26 @@ import rich.progress
 import rich.table
 
 
-def show_log() -> None:
+def show_log(process: int = 0) -> None:
     """Prints this package's log, one plain line a message, and others' warnings.
 
     Libraries set up handlers of their own; this package's messages bypass them.
-    Orbax logs every error with its traceback, several times, before it raises it.
+    Orbax logs every error with its traceback, several times, before it raises it, and
+    leaves others of a broken checkpoint to asyncio.
+
+    Args:
+      process: Which of several processes this is. All say the same, and so those after
+        the first only tell of errors.
     """
-    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    for library in ('absl', 'asyncio'):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
+    name = f'process {process}: ' if process else ''
+    handler.setFormatter(logging.Formatter(f'{name}%(message)s'))
     logger = logging.getLogger('beaver_jax')
     logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if process else logging.INFO)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import logging
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.sharding import Mesh
@@ -21,7 +21,10 @@ import ml_collections
 from beaver_jax import checkpoint
 from beaver_jax import compilation
 from beaver_jax import config as config_lib
+from beaver_jax import distributed
 from beaver_jax import evaluate
+from beaver_jax import heartbeats
+from beaver_jax import interrupts
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import report
 from beaver_jax import sharding
@@ -39,14 +42,16 @@ class RunError(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for; one line tells of an error."""
-    argv = sys.argv[1:] if argv is None else argv
+    place, argv = distributed.options(sys.argv[1:] if argv is None else argv)
     terminal.show_log()
     compilation.keep()
     config = config_lib.from_argv(argv)
     with (
+        distributed.joined(place),
         terminal.errors_in_a_line(RunError, checkpoint.CheckpointError, OSError),
         metrics_lib.explained(config.run),
     ):
+        terminal.show_log(jax.process_index())
         run(config, config_lib.folder(argv))
 
 
@@ -150,11 +155,22 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
         # ---- Loop -----------------------------------------------------------------
         finite = start  # the last step whose gradients were finite
         seed_key = jax.random.key(config.seed)
-        with writer, progress:
+        interval = interrupts.Interval(config.checkpoint.minutes)
+        votes = distributed.Votes(mesh)
+        heart = heartbeats.Heart(
+            directory,
+            place=(jax.process_index(), jax.process_count()),
+            step=start,
+            steps=stage.steps,
+            every=config.log.heartbeat,
+        )
+        with writer, progress, heart, interrupts.Notice() as notice:
             for step in range(start, stage.steps):
                 clock = time.perf_counter()
                 key = jax.random.fold_in(seed_key, step)
-                state, metrics, timings = stage.step(state, next(stage.feed), key)
+                batch = next(stage.feed)
+                heart.does(heartbeats.COMPUTING)
+                state, metrics, timings = stage.step(state, batch, key)
                 metrics = {name: float(value) for name, value in metrics.items()}
                 metrics |= {n: float(rate(step)) for n, rate in stage.rates.items()}
                 timings['time/step'] = time.perf_counter() - clock
@@ -167,16 +183,25 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                 finite = finite if bad else step + 1
                 if bad >= config.max_bad_steps:
                     raise _not_finite(step + 1, bad, finite, checkpoints, directory)
+                stop, due = votes.cast(notice.given, interval.due)
+                due = due or (step + 1) % config.checkpoint.every == 0
                 done = step + 1 == stage.steps
-                if not bad and (done or (step + 1) % config.checkpoint.every == 0):
+                heart.does(heartbeats.SAVING)
+                if not bad and (done or due or stop):
                     checkpoints.save(step + 1, state, stage.feed.position())
+                    interval.restart()
+                heart.done(step + 1)
                 compiled.reset()
+                if stop and not done:
+                    _stop(step + 1, stage.steps, checkpoints, directory)
 
         # ---- Save -----------------------------------------------------------------
         found = stage.evaluate(state)
         stage.export(state, directory / 'model')
     if first:
         _summarize(config, stage, directory, found, time.monotonic() - begun)
+    # What the next stage reads is written.
+    distributed.barrier(f'{config.stage} is done')
     return True
 
 
@@ -195,6 +220,20 @@ def _watch_compilation(compiled: compilation.Counter, steps: int, where: Any) ->
 
 def _programs(count: int) -> str:
     return f'{count} program{"s" * (count != 1)}'
+
+
+def _stop(step: int, steps: int, checkpoints, directory: pathlib.Path) -> NoReturn:
+    """Ends a run that was asked to, by SIGTERM in one of its processes."""
+    checkpoints.wait()
+    saved = checkpoints.steps()
+    log.warning(
+        '%s: stopped by SIGTERM after step %d of %d; %s. Start the same command again '
+        'to go on.',
+        *(directory, step, steps),
+        f'the checkpoint of step {saved[-1]} is saved' if saved else 'nothing is saved',
+    )
+    distributed.barrier('stopped')
+    raise SystemExit(distributed.STOPPED)
 
 
 def _not_finite(step: int, bad: int, finite: int, checkpoints, directory) -> RunError:

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, and the same bits back."""
 
+import json
 import pathlib
 
 from flax import struct
@@ -28,10 +29,12 @@ def make(width=4, spec=WHOLE, **mesh) -> State:
     """A state with odd bits: NaN, infinity, -0 and a denormal number."""
     kernel = jnp.arange(8 * width, dtype=jnp.float32).reshape(8, width) / 7
     kernel = kernel.at[0].set(jnp.array([jnp.nan, jnp.inf, -0.0, 1e-42][:width]))
-    place = NamedSharding(sharding.make_mesh(**mesh), spec)
-    params = {'kernel': jax.device_put(kernel, place)}
+    devices = sharding.make_mesh(**mesh)
+    params = {'kernel': jax.device_put(kernel, NamedSharding(devices, spec))}
     small = {'kernel': kernel.astype(jnp.bfloat16)}
-    return State(jnp.int32(3), params, optax.adam(1e-3).init(small))
+    rest = jnp.int32(3), optax.adam(1e-3).init(small)
+    step, opt_state = jax.device_put(rest, sharding.replicated(devices))
+    return State(step, params, opt_state)
 
 
 def abstract(state: State):
@@ -62,12 +65,118 @@ def test_the_same_bits_and_the_position_come_back(tmp_path):
     assert types[0] == types[1]
 
 
-def test_small_arrays_are_saved_without_a_program(tmp_path):
+def test_the_only_program_of_saving_is_that_of_the_checksums(tmp_path):
     state = make(width=3, data=8)  # a shape that no other test saves
     with opened(tmp_path) as checkpoints, compilation.Counter() as compiled:
         compiled.reset()
         checkpoints.save(1, state, {})
+        assert compiled.programs == 1
+        compiled.reset()
+        checkpoints.save(2, state, {})
         assert compiled.programs == 0
+
+
+def files(directory: pathlib.Path, least: int = 0) -> list[pathlib.Path]:
+    found = sorted(directory.rglob('*'))
+    return [x for x in found if x.is_file() and x.stat().st_size >= least]
+
+
+def flip(file: pathlib.Path, at: int) -> None:
+    """Changes a bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[at] ^= 16
+    file.write_bytes(content)
+
+
+def truncate(step: pathlib.Path) -> None:
+    for file in files(step, least=200):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def delete_half(step: pathlib.Path) -> None:
+    for file in files(step)[::2]:
+        file.unlink()
+
+
+def without_values(step: pathlib.Path) -> None:
+    for file in (step / 'state').glob('**/d/*'):
+        file.unlink()
+
+
+def other_sums(step: pathlib.Path) -> None:
+    """As if other bits had come back, which no check of the files can tell."""
+    file = step / '_CHECKPOINT_METADATA'
+    content = json.loads(file.read_text())
+    content['custom_metadata']['checksums']['params/kernel'] ^= 1
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize('damage', [truncate, delete_half, without_values, other_sums])
+def test_a_broken_checkpoint_is_put_aside_and_the_one_before_is_used(
+    damage, tmp_path, caplog
+):
+    state = make()
+    with opened(tmp_path, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state.replace(step=state.step + step), step)
+    damage(tmp_path / 'checkpoints' / '3')
+    with opened(tmp_path, keep=3) as checkpoints:
+        found = checkpoints.restore(abstract(state))
+        assert found is not None
+        assert (found[0], int(found[1].step), found[2]) == (2, 5, 2)  # 3 + 2
+        where = f'{tmp_path}/checkpoints: the checkpoint of step 3 is broken and not'
+        assert where in caplog.text
+        # The run comes there again.
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(3, state, 3)
+    assert (tmp_path / 'checkpoints.broken' / '3').is_dir()
+    with opened(tmp_path, keep=3) as checkpoints:
+        found = checkpoints.restore(abstract(state))
+        assert found is not None
+        assert bits(found[1]) == bits(state)
+
+
+def test_every_flipped_bit_of_the_values_is_noticed(tmp_path, caplog):
+    state = make()
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.save(2, state, {})
+    newest = tmp_path / 'checkpoints' / '2'
+    (values,) = (newest / 'state').glob('d/*')
+    whole = values.read_bytes()
+    wanted = {'params': abstract(state).params}
+    outcomes = set()
+    for at in range(0, len(whole), max(1, len(whole) // 12)):
+        flip(values, at)
+        caplog.clear()
+        found = checkpoint.read(tmp_path / 'checkpoints', wanted)
+        # What was read is right in any case; where it is of the newest, the bit was
+        # of another array.
+        assert bits(found.trees['params']) == bits(state.params)
+        assert (found.step == 1) == ('step 2 is broken' in caplog.text)
+        outcomes.add(found.step)
+        values.write_bytes(whole)
+    assert 1 in outcomes
+
+
+def test_where_all_are_broken_none_is_lost(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make(), {})
+        checkpoints.save(2, make(), {})
+    for step in (1, 2):
+        truncate(tmp_path / 'checkpoints' / str(step))
+    for _ in range(2):  # a second start does not begin anew
+        with (
+            opened(tmp_path) as checkpoints,
+            pytest.raises(checkpoint.CheckpointError) as caught,
+        ):
+            checkpoints.restore(abstract(make()))
+        assert 'every checkpoint is broken (1, 2). Put back a copy' in str(caught.value)
+    wanted = {'params': abstract(make()).params}
+    with pytest.raises(checkpoint.CheckpointError, match='that is whole can be read'):
+        checkpoint.read(tmp_path / 'checkpoints', wanted)
+    with pytest.raises(checkpoint.CheckpointError, match='of step 2 can be read'):
+        checkpoint.read(tmp_path / 'checkpoints', wanted, 2)
 
 
 def test_another_mesh_gets_its_own_shards_of_the_same_bits(tmp_path):

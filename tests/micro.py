@@ -190,6 +190,14 @@ def finished(running: subprocess.Popen) -> str:
     return output
 
 
+def children(parent: int) -> list[int]:
+    """Processes that a process has started, oldest first."""
+    listed = subprocess.run(
+        ['ps', '-o', 'pid=', '--ppid', str(parent)], capture_output=True, text=True
+    )
+    return sorted(int(line) for line in listed.stdout.split())
+
+
 def error(main: Any, argv: list[str]) -> str:
     """The one line with which a public command ends."""
     with pytest.raises(SystemExit) as caught:

@@ -52,6 +52,53 @@ def test_a_mesh_of_some_devices():
     assert list(mesh.devices.flat) == jax.devices()[:2]
 
 
+def of_slices(each, count, slices):
+    """Stand-ins for devices of several hosts and slices."""
+    return [
+        types.SimpleNamespace(
+            id=i,
+            process_index=i // each,
+            slice_index=i // (count // slices),
+            platform='gpu',
+            device_kind='stand-in',
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    'asked, found',
+    [
+        # Four slices of four: a replica in each.
+        ((-1, 2, 2), [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]),
+        # Two replicas over slices 0, 1 and 2, 3; fsdp goes over two slices each.
+        ((2, 4, 2), [[[0, 1], [2, 3], [4, 5], [6, 7]]]),
+    ],
+)
+def test_a_slice_holds_whole_groups_of_tensor(asked, found):
+    mesh = sharding.make_mesh(*asked, devices=of_slices(2, 16, 4))
+    placed = np.vectorize(lambda device: device.id)(mesh.devices)
+    assert placed[: len(found)].tolist() == found
+
+
+def test_tensor_over_slices_is_refused():
+    with pytest.raises(ValueError, match='does not fit 4 slices: data×fsdp must be a'):
+        sharding.make_mesh(2, 1, 8, devices=of_slices(2, 16, 4))
+
+
+def test_tensor_over_hosts_is_warned_of(caplog):
+    devices = of_slices(2, 8, 1)
+    sharding.make_mesh(4, 1, 2, devices=devices)
+    assert not caplog.records
+    mesh = sharding.make_mesh(2, 1, 4, devices=devices)
+    assert 'config.mesh.tensor=4 spans 2 processes' in caplog.text
+    caplog.clear()
+    for device in devices:
+        device.platform = 'tpu'
+    sharding._warn_of_hosts(mesh)
+    assert not caplog.records  # between TPUs of a slice there is no such network
+
+
 def test_axes_are_automatic():
     kinds = set(sharding.make_mesh().axis_types)
     assert kinds == {jax.sharding.AxisType.Auto}

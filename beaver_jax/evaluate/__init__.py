@@ -10,9 +10,11 @@ import logging
 import pathlib
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax import distributed
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import sharding
 from beaver_jax import stages
@@ -55,13 +57,20 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         if config.data.world:
             found[name] = with_gold(found[name], prompts)
     results = summarize(found, config.baseline)
-    directory = directories.directory(config)
+    if jax.process_index() == 0:
+        _write(directories.directory(config), results, samples(found, prompts))
+    distributed.barrier('evaluate is done')
+    return results
+
+
+def _write(
+    directory: pathlib.Path, results: dict[str, Any], rows: Iterator[dict[str, Any]]
+) -> None:
     with (directory / 'samples.jsonl').open('w') as lines:
-        for row in samples(found, prompts):
+        for row in rows:
             lines.write(json.dumps(metrics_lib.jsonable(row)) + '\n')
     metrics_lib.write_json(directory / directories.RESULTS, results)
     log.info('evaluate: wrote %s/%s and samples.jsonl', directory, directories.RESULTS)
-    return results
 
 
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

@@ -85,12 +85,11 @@ def make(
       readers: Of `readers`.
       max_prompt_length: To which the policy's prompts were shortened.
     """
-    part = inputs.process_shard(mesh)
 
     def views(row, samples):
         if not readers:
             return {}, {}
-        texts, ended = _texts(tokenizer, prompts, max_prompt_length, row, samples, part)
+        texts, ended = _texts(mesh, tokenizer, prompts, max_prompt_length, row, samples)
         found: Views = {}
         cut: dict[str, jax.Array] = {}
         for reader in readers:
@@ -138,20 +137,18 @@ def _length(
 
 
 def _texts(
+    mesh: Mesh,
     tokenizer: inputs.Tokenizer,
     prompts: Sequence[sources.Prompt],
     max_prompt_length: int,
     row: jax.Array,
     samples: types.Samples,
-    part: tuple[int, int],
 ) -> tuple[list[tuple[str, ...]], list[bool]]:
-    """The samples of one of several parts as conversations, and whether each ended."""
+    """This process's samples as conversations, and whether each ended."""
     tokens, answered, truncated, rows = sharding.to_host(
         (samples.tokens, samples.response_mask, samples.truncated, row)
     )
-    index, count = part
-    size = len(tokens) // count
-    mine = slice(index * size, (index + 1) * size)
+    mine = sharding.process_rows(mesh, len(tokens))
     rows = np.repeat(rows, len(tokens) // len(rows))[mine]
     answers = tokens[mine, -answered.shape[1] :]
     kept: Mapping[int, tuple[str, ...]] = {

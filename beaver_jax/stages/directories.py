@@ -5,12 +5,14 @@ import json
 import logging
 import pathlib
 import re
+import time
 from typing import Any
 
 import jax
 import ml_collections
 
 from beaver_jax import config as config_lib
+from beaver_jax import distributed
 from beaver_jax import metrics as metrics_lib
 from beaver_jax.stages import inputs
 
@@ -89,12 +91,16 @@ def claim(config: ml_collections.ConfigDict) -> bool:
     Raises:
       InputError: As in `check`; or the directory cannot be written.
     """
+    done = distributed.by_first(_claim, config)
+    _wait_for(directory(config) / CONFIG)
+    return done
+
+
+def _claim(config: ml_collections.ConfigDict) -> bool:
     path = directory(config)
     if check(config):
         return True
     changes = _changes(config)
-    if jax.process_index():
-        return False
     try:
         if config.if_exists == 'overwrite' and path.exists():
             _move_aside(path)
@@ -111,6 +117,23 @@ def claim(config: ml_collections.ConfigDict) -> bool:
             'directory with space and permission.'
         ) from error
     return False
+
+
+def _wait_for(file: pathlib.Path, seconds: float = 60) -> None:
+    """Waits for a file of another process: a network's directory may lag behind.
+
+    Raises:
+      InputError: It does not appear.
+    """
+    deadline = time.monotonic() + seconds
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            raise inputs.InputError(
+                f'{file}, which process 0 has written, is not to be seen from process '
+                f'{jax.process_index()}; set --config.run to a directory that all '
+                'hosts share.'
+            )
+        time.sleep(0.1)
 
 
 def recorded(path: pathlib.Path, run: str) -> dict[str, Any]:

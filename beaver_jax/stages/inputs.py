@@ -119,6 +119,12 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
     check_counts(
         config, 'log.every', 'checkpoint.every', 'checkpoint.keep', 'max_bad_steps'
     )
+    for name, value in (
+        ('log.heartbeat', config.log.heartbeat),
+        ('checkpoint.minutes', config.checkpoint.minutes),
+    ):
+        if value < 0:
+            raise InputError(f'config.{name}={value}; must not be negative.')
     if config.dtype not in DTYPES:
         raise InputError(f'config.dtype={config.dtype!r}; known: {", ".join(DTYPES)}.')
     if config.seed < 0:

@@ -7,10 +7,10 @@ import logging
 import os
 from typing import Any
 
-import jax
 import ml_collections
 
 from beaver_jax import config as config_lib
+from beaver_jax import distributed
 from beaver_jax.data import card
 from beaver_jax.data import rows as rows_lib
 from beaver_jax.data import sources
@@ -27,8 +27,10 @@ LOST = (*SHORTENED, 'no_response_left', 'identical_tokens')
 
 def prepare_world(config: ml_collections.ConfigDict) -> None:
     """Writes the built-in world of this run, where the config asks for it."""
-    if config.data.world and jax.process_index() == 0:
-        world.write(os.path.join(config.run, 'world'), config.seed)
+    if config.data.world:
+        distributed.by_first(
+            world.write, os.path.join(config.run, 'world'), config.seed
+        )
 
 
 def specs(config: ml_collections.ConfigDict, name: str) -> list[specs_lib.Spec]:

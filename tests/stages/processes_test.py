@@ -21,6 +21,7 @@ import jax
 import numpy as np
 port, index, directory = sys.argv[1:]
 jax.distributed.initialize('localhost:' + port, 2, int(index))
+from beaver_jax import distributed
 from beaver_jax import sharding
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.stages import inputs
@@ -51,6 +52,31 @@ mesh = sharding.make_mesh(data=1, tensor=2)
 stream = streams.make('sft', tokenizer, shard=inputs.process_shard(mesh))
 batch = next(stage.Feed(mesh, {'sft': stream.batches}))['sft']
 jax.tree.map(np.testing.assert_array_equal, local(batch), found['sft'][0])
+# Processes whose devices the mesh takes in another order.
+turned = jax.sharding.Mesh(mesh.devices.reshape(2, 1, 1)[::-1], sharding.AXES)
+mine = sharding.process_rows(turned, 4)
+np.testing.assert_array_equal(mine, [2, 3] if index == '0' else [0, 1])
+rows = sharding.to_host(sharding.put_batch(turned, mine))
+np.testing.assert_array_equal(rows, range(4))
+# What one process does, says, or wishes.
+called = []
+def act(number, *, fails):
+    called.append(number)
+    if fails:
+        raise ValueError(f'{number} is wrong')
+    return {'twice': 2 * number}
+assert distributed.by_first(act, 4, fails=False) == {'twice': 8}
+try:
+    distributed.by_first(act, 5, fails=True)
+except ValueError as error:
+    assert str(error) == '5 is wrong'
+assert called == ([4, 5] if index == '0' else [])
+for late in (False, True):
+    votes = distributed.Votes(turned, late=late)
+    cast = [votes.cast(index == '1', step == 1, False) for step in range(3)]
+    now = [(True, step == 1, False) for step in range(3)]
+    assert cast == ([(False,) * 3, *now[:2]] if late else now)
+distributed.barrier('done')
 if index == '0':
     (pathlib.Path(directory) / 'found').write_bytes(pickle.dumps(found))
 """
