@@ -1,0 +1,431 @@
+"""Trains on every host of a Cloud TPU pod slice, from this machine, with gcloud.
+
+    python launch/tpu_pod.py --name=beaver --zone=us-east5-b --type=v5litepod-16 \
+        --version=v2-alpha-tpuv5-lite --bucket=BUCKET -- \
+        --config=configs/ppo_lag.py:llama-7b --config.run=runs/first …
+
+Creates the slice or takes the one of that name, copies this checkout, installs it, and
+runs the command after `--` on every host; what they print comes back, each line after
+the number of its host. A slice that was preempted is made anew and the command started
+again: runs resume by themselves, from a directory that all hosts share
+(launch/README.md). The slice stays until `--delete`. `--dry_run` prints the commands
+and runs none.
+
+Variables that `--env` names go to the hosts through the standard input of ssh: they
+stand in no command line, file or log.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+ARCHIVE, CODE = 'beaver_jax.tar.gz', 'beaver_jax'
+READY, PREPARING = ('READY', 'ACTIVE'), ('CREATING', 'STARTING', 'REPAIRING')
+QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING')
+# Of a run that SIGTERM ended, and of ssh without its host.
+INTERRUPTED = (143, 255)
+INSTALL = (
+    'command -v python3.11 >/dev/null || (sudo apt-get -q update && '
+    'sudo apt-get -q install -y python3.11 python3.11-venv)\n'
+    "test -d .venv || python3.11 -m venv .venv\n.venv/bin/pip install -q -e '.[tpu]'"
+)
+# A bucket as a directory that all hosts share; its folders must be real ones.
+MOUNT = (
+    'command -v gcsfuse >/dev/null || (echo "deb '
+    'https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" | '
+    'sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && '
+    'curl -s https://packages.cloud.google.com/apt/doc/apt-key.gpg | '
+    'sudo apt-key add - && sudo apt-get -q update && '
+    'sudo apt-get -q install -y gcsfuse)\n'
+    'mkdir -p runs\nmountpoint -q runs || gcsfuse {bucket} runs'
+)
+# Ends a run that an earlier start has left on a host, and waits for it.
+STOP = (
+    f'cd {CODE} 2>/dev/null && test -f run.pid && kill -TERM $(cat run.pid) 2>/dev/null'
+    ' && tail --pid=$(cat run.pid) -f /dev/null; true'
+)
+
+
+class PodError(RuntimeError):
+    """What ends the launcher, and what to do."""
+
+
+class Gcloud:
+    """Runs gcloud, or prints what it would run."""
+
+    def __init__(self, *, dry_run: bool):
+        """Prepares nothing."""
+        self.dry_run = dry_run
+
+    def run(self, command: Sequence[str]) -> None:
+        """Runs a command to its end.
+
+        Raises:
+          PodError: It failed.
+        """
+        _say(f'$ {shlex.join(command)}')
+        if self.dry_run:
+            return
+        code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+        if code:
+            raise PodError(f'{" ".join(command[:5])} failed with exit code {code}.')
+
+    def read(self, command: Sequence[str]) -> dict[str, Any] | None:
+        """What a command describes; None of what does not exist.
+
+        Raises:
+          PodError: It failed for another reason.
+        """
+        _say(f'$ {shlex.join(command)}')
+        if self.dry_run:
+            return None
+        found = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if found.returncode == 0:
+            return json.loads(found.stdout)
+        if 'NOT_FOUND' in found.stderr or 'not found' in found.stderr:
+            return None
+        raise PodError(f'{" ".join(command[:5])} failed: {found.stderr.strip()}')
+
+
+class Pod:
+    """One slice: the commands that make it, ask of it and end it."""
+
+    def __init__(self, options: argparse.Namespace, gcloud: Gcloud):
+        """Takes the options of `parser`."""
+        self._options, self._gcloud = options, gcloud
+        self._place = [f'--zone={options.zone}']
+        if options.project:
+            self._place.append(f'--project={options.project}')
+
+    def _command(self, kind: str, verb: str, *more: str) -> list[str]:
+        tpus = ['gcloud', 'compute', 'tpus', kind, verb]
+        return [*tpus, *more, *self._place]
+
+    def describe(self) -> tuple[str, int]:
+        """Its state ('' of none) and number of hosts."""
+        found = self._gcloud.read(
+            self._command('tpu-vm', 'describe', self._options.name, '--format=json')
+        )
+        found = found or {}
+        return found.get('state', ''), len(found.get('networkEndpoints', []))
+
+    def ensure(self) -> int:
+        """Makes the slice where it is not there; returns its number of hosts.
+
+        Raises:
+          PodError: It cannot be had.
+        """
+        state, hosts = self.describe()
+        if state and state not in (*READY, *PREPARING):
+            _say(f'{self._options.name} is {state}: it is made anew')
+            self.delete()
+            state = ''
+        if not state:
+            self._create()
+        if self._gcloud.dry_run:
+            return 1
+        while state not in READY or not hosts:
+            state, hosts = self.describe()
+            if state in (*PREPARING, ''):
+                time.sleep(self._options.poll)
+            elif state not in READY:
+                raise PodError(f'{self._options.name} is {state}; start again.')
+        return hosts
+
+    def _create(self) -> None:
+        options = self._options
+        tier = ['--spot'] if options.spot else []
+        if not options.queued:
+            self._gcloud.run(
+                self._command(
+                    'tpu-vm',
+                    'create',
+                    options.name,
+                    f'--accelerator-type={options.type}',
+                    f'--version={options.version}',
+                    *tier,
+                )
+            )
+            return
+        self._gcloud.run(
+            self._command(
+                'queued-resources',
+                'create',
+                options.name,
+                f'--node-id={options.name}',
+                f'--accelerator-type={options.type}',
+                f'--runtime-version={options.version}',
+                *tier,
+            )
+        )
+        ask = self._command(
+            'queued-resources', 'describe', options.name, '--format=json'
+        )
+        while not self._gcloud.dry_run:
+            found = self._gcloud.read(ask) or {}
+            state = found.get('state', {}).get('state', '')
+            if state in READY:
+                return
+            if state not in QUEUED:
+                raise PodError(
+                    f'the queued resource {options.name} is {state or "gone"}; delete '
+                    'it, and ask for another zone or type.'
+                )
+            time.sleep(options.poll)
+
+    def delete(self) -> None:
+        """Deletes it, and what had asked for it."""
+        kind, force = 'tpu-vm', []
+        if self._options.queued:
+            kind, force = 'queued-resources', ['--force']
+        self._gcloud.run(
+            self._command(kind, 'delete', self._options.name, *force, '--quiet')
+        )
+
+    def copy(self, file: pathlib.Path) -> None:
+        """Puts a file into the home directory of every host."""
+        target = f'{self._options.name}:{ARCHIVE}'
+        self._gcloud.run(
+            self._command('tpu-vm', 'scp', str(file), target, '--worker=all')
+        )
+
+    def shell(self, command: str) -> None:
+        """Runs a command on every host."""
+        self._gcloud.run(self._ssh('all', command))
+
+    def _ssh(self, worker: int | str, command: str) -> list[str]:
+        return self._command(
+            'tpu-vm',
+            'ssh',
+            self._options.name,
+            f'--worker={worker}',
+            f'--command={command}',
+        )
+
+    def train(self, hosts: int, command: Sequence[str], secrets: Sequence[str]) -> int:
+        """Runs a module's command on every host until all have ended.
+
+        Args:
+          hosts: Their number.
+          command: After `python -m`.
+          secrets: Names of variables.
+
+        Returns:
+          0, or the exit code of the first that failed.
+        """
+        remote = (
+            f'cd {CODE} && set -a && . /dev/stdin && set +a && '
+            'echo $$ > run.pid && PYTHONUNBUFFERED=1 exec .venv/bin/python -m '
+            f'{shlex.join(command)} </dev/null 2>&1'
+        )
+        commands = [self._ssh(index, remote) for index in range(hosts)]
+        _say(f'$ {shlex.join(commands[0])}')
+        if hosts > 1 or self._gcloud.dry_run:
+            _say(f'  … and on every other host, with --worker=1 to {hosts - 1 or "N"}')
+        if secrets:
+            _say(f'  … with {", ".join(secrets)} through standard input')
+        if self._gcloud.dry_run:
+            return 0
+        text = ''.join(f'{name}={shlex.quote(os.environ[name])}\n' for name in secrets)
+        with _passed_on(lambda: self.shell(STOP)):
+            return _streamed(commands, text)
+
+
+@contextlib.contextmanager
+def _passed_on(stop: Callable[[], None]) -> Iterator[None]:
+    """On SIGINT and SIGTERM the hosts are asked to stop; a run then saves and ends."""
+
+    def handler(number, frame):
+        _say('stopping the hosts; what they print still comes')
+        threading.Thread(target=stop, daemon=True).start()
+        stopped.append(number)
+
+    stopped: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+    if stopped:
+        raise PodError('stopped; start the same command again to go on.')
+
+
+def _streamed(commands: Sequence[Sequence[str]], text: str) -> int:
+    """Runs commands beside each other and prints their lines."""
+    codes: list[int] = []
+
+    def follow(index: int, command: Sequence[str]) -> None:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
+            start_new_session=True,  # an interrupt reaches the hosts by `stop`
+        ) as child:
+            assert child.stdin is not None and child.stdout is not None
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(text)
+            for line in child.stdout:
+                _say(f'[{index}] {line.rstrip()}')
+        codes.append(child.returncode)
+
+    threads = [
+        threading.Thread(target=follow, args=pair) for pair in enumerate(commands)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return next((code for code in codes if code), 0)
+
+
+def archive(file: pathlib.Path) -> None:
+    """Packs this checkout: what git tracks, and what it does not ignore."""
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with tarfile.open(file, 'w:gz') as packed:
+        for name in sorted(set(listed.stdout.split('\0')) - {''}):
+            if (ROOT / name).is_file():
+                packed.add(ROOT / name, name)
+
+
+def launch(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Runs a command on a slice until it has ended, however often that is preempted.
+
+    Returns:
+      Its exit code.
+
+    Raises:
+      PodError: A slice that cannot be had, or a command that fails.
+    """
+    pod = Pod(options, Gcloud(dry_run=options.dry_run))
+    for start in range(options.restarts + 1):
+        hosts = pod.ensure()
+        try:
+            _prepare(pod, options)
+            code = pod.train(hosts, [options.module, *command], options.env)
+        except PodError:
+            # A host that is gone fails in every way.
+            if options.dry_run or pod.describe()[0] in READY:
+                raise
+            code = INTERRUPTED[1]
+        if code == 0 or options.dry_run:
+            break
+        state, _ = pod.describe()
+        if state in READY and code not in INTERRUPTED:
+            break
+        _say(f'interrupted (exit code {code}, the slice is {state or "gone"})')
+        if start < options.restarts:
+            time.sleep(options.poll)
+    if options.delete:
+        pod.delete()
+    return code
+
+
+def _prepare(pod: Pod, options: argparse.Namespace) -> None:
+    pod.shell(STOP)
+    with tempfile.TemporaryDirectory() as directory:
+        # Its name is the same in every dry run.
+        file = pathlib.Path(directory) / ARCHIVE
+        if options.dry_run:
+            file = pathlib.Path(ARCHIVE)
+        else:
+            archive(file)
+        pod.copy(file)
+    steps = [f'mkdir -p {CODE} && tar xzf {ARCHIVE} -C {CODE} && cd {CODE}']
+    if options.bucket:
+        steps.append(MOUNT.format(bucket=shlex.quote(options.bucket)))
+    steps += [step for step in (options.setup, options.install) if step]
+    pod.shell('set -e\n' + '\n'.join(steps))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f'{line}\n')
+    sys.stdout.flush()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before `--`."""
+    found = argparse.ArgumentParser(
+        prog='python launch/tpu_pod.py',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    found.add_argument('--name', required=True, help='of the slice')
+    found.add_argument('--zone', required=True)
+    found.add_argument('--type', required=True, help='such as v5litepod-16')
+    found.add_argument('--version', required=True, help='of the runtime')
+    found.add_argument('--project', default='', help="default: gcloud's own")
+    found.add_argument('--spot', action='store_true', help='cheap, and preempted')
+    found.add_argument('--queued', action='store_true', help='by a queued resource')
+    found.add_argument('--bucket', default='', help='mounted as runs/ on every host')
+    found.add_argument(
+        '--setup', default='', help='command on every host before the installation'
+    )
+    found.add_argument('--install', default=INSTALL, help='command that installs')
+    found.add_argument('--module', default='beaver_jax.train', help='what is run')
+    found.add_argument(
+        '--env', type=_names, default=[], help='variables that go along: A,B'
+    )
+    found.add_argument('--restarts', type=int, default=100, help='at most')
+    found.add_argument('--poll', type=float, default=30.0, help='seconds')
+    found.add_argument('--delete', action='store_true', help='the slice, at the end')
+    found.add_argument('--dry_run', action='store_true', help='print the commands')
+    return found
+
+
+def _names(text: str) -> list[str]:
+    names = [name for name in text.split(',') if name]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise argparse.ArgumentTypeError(f'not in the environment: {missing}')
+    return names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line asks for; returns the exit code of the run.
+
+    Raises:
+      SystemExit: With a line that says why it could not.
+    """
+    ours = list(sys.argv[1:] if argv is None else argv)
+    command: list[str] = []
+    if '--' in ours:
+        at = ours.index('--')
+        ours, command = ours[:at], ours[at + 1 :]
+    options = parser().parse_args(ours)
+    if not command:
+        parser().error('nothing to run; write the command after --, -- --config=FILE')
+    try:
+        return launch(options, command)
+    except (PodError, FileNotFoundError) as error:
+        sys.exit(f'Error: {error}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
