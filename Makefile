@@ -56,9 +56,6 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(bin)/pip
 	$(bin)/python -m pip install -e '.[dev]'
 	touch $@
 
-$(VENV)/.installed-system: $(VENV)/.installed-dev
-	$(bin)/python -m pytest tests/system $(ARGS)
-
-parity: $(VENV)/.installed-dev
+$(VENV)/.installed-parity: $(VENV)/.installed-dev
 	$(bin)/python -m pip install -e '.[dev,parity]'
 	touch $@
