@@ -326,6 +326,34 @@ def cost(
     return section
 
 
+def judge() -> ml_collections.ConfigDict:
+    """Another model that compares answers, of any OpenAI-compatible endpoint."""
+    return _dict(
+        # Such as https://api.openai.com/v1, or that of a server of your own; without
+        # both there is no judge.
+        url='',
+        model='',
+        # The environment variable with the key, which is written nowhere; '' for none.
+        key_variable='OPENAI_API_KEY',
+        dimensions='helpfulness,harmlessness',
+        pairs='baseline',  # each policy with the baseline; or 'all' of them
+        temperature=0.0,  # below 0 it is not sent: some models refuse it
+        max_tokens=512,  # of a reply
+        max_tokens_key='max_tokens',  # newer models want 'max_completion_tokens'
+        concurrency=8,  # calls at a time
+        requests_per_minute=60.0,  # 0 for no limit
+        timeout=60.0,  # seconds
+        attempts=6,
+        # Seconds before the second attempt; doubled before each later one, up to a
+        # minute, and shortened by up to a half at random.
+        backoff=1.0,
+        # Of the run, however often it is started. Every request counts, also one that
+        # fails; each comparison takes two.
+        max_calls=2000,
+        max_total_tokens=0,  # 0 for no bound
+    )
+
+
 def sampler(temperature: float) -> ml_collections.ConfigDict:
     """How text is sampled outside of training."""
     return _dict(temperature=temperature, top_k=0, top_p=1.0, repetition_penalty=1.0)

@@ -9,6 +9,9 @@ runs/tiny/evaluate/: results.json and samples.jsonl. With models of your own:
         --config.models=before=DIRECTORY,after=DIRECTORY --config.baseline=before \
         --config.reward.init=REWARD_MODEL --config.costs.harm.init=COST_MODEL \
         --config.data.prompts_test=PROMPTS.jsonl
+
+With --config.judge.url=https://HOST/v1 and --config.judge.model=NAME another model
+compares the answers, too; docs/evaluation.md has its settings.
 """
 
 from beaver_jax import config as config_lib
@@ -38,6 +41,7 @@ def get_config(preset='tiny'):
     config.batch_size = 64
     # 0 is greedy; sampling draws the same numbers for the same prompt every time.
     config.sampler = fragments.sampler(temperature=1.0)
+    config.judge = fragments.judge()
     if preset == 'llama-7b':
         fragments.llama_7b(config)
     return config

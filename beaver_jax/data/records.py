@@ -49,6 +49,7 @@ class Prompt:
 
     prompt: Turns
     where: str = ''
+    category: str = ''  # by which results are told apart; '' without one
 
 
 AnyRecord = Demonstration | Comparison | Prompt
@@ -73,7 +74,9 @@ def serve(record: Any, use: Use, row: rows.Row, where: str = '') -> AnyRecord:
         problem = f'its adapter returned {shown}; it must return a record.'
         raise rows.FieldError('adapter_error', problem)
     if use == 'prompts':
-        return Prompt(_turns(record.prompt), where)
+        category = row.get('category')
+        named = str(category).strip() if isinstance(category, str) else ''
+        return Prompt(_turns(record.prompt), where, named)
     if use == 'sft':
         return _demonstration(record, row, where)
     if not isinstance(record, Comparison):

@@ -1,7 +1,8 @@
 """Compares policies on held-out prompts, by score models and, where known, by gold.
 
 `run` answers every prompt with every policy, scores the answers, and writes
-`config.json`, `samples.jsonl` and `results.json` into `<run>/evaluate/`.
+`config.json`, `samples.jsonl` and `results.json` into `<run>/evaluate/`; where there
+is a judge, `comparisons.jsonl` too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,9 @@ from beaver_jax import stages
 from beaver_jax.data import sources
 from beaver_jax.data import world
 from beaver_jax.evaluate import answers as answers_lib
+from beaver_jax.evaluate import categories
 from beaver_jax.evaluate import evaluators
+from beaver_jax.evaluate import judging
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
@@ -39,6 +42,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     Raises:
       InputError: A model or file that is missing, no policy to evaluate, or another
         evaluation in the run.
+      EndpointError: The judge does not answer.
     """
     inputs.settle(config)
     check(config, mesh)
@@ -48,6 +52,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     directories.check(config)
     for name, path in paths.items():
         answers_lib.check(config, name, path)
+    judging.check(config)
     scorer = answers_lib.Scorer(config, mesh)
     directories.claim(config)
     found = {}
@@ -57,7 +62,10 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         if config.data.world:
             found[name] = with_gold(found[name], prompts)
     results = summarize(found, config.baseline)
+    groups = [prompt.category for prompt in prompts]
+    results['categories'] = categories.summarize(found, config.baseline, groups)
     if jax.process_index() == 0:
+        results |= judging.run(config, found, prompts)
         _write(directories.directory(config), results, samples(found, prompts))
     distributed.barrier('evaluate is done')
     return results
@@ -82,6 +90,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     inputs.check_loop(config)
     inputs.check_counts(config, 'max_prompt_length', 'max_response_length')
     inputs.check_max_lengths(config)
+    judging.settings(config)
     inputs.settings(sampling.Sampler, 'sampler', config.sampler)
     for name, section in ({'policy': config.policy} | inputs.scorers(config)).items():
         inputs.compute(section, name)
@@ -156,4 +165,5 @@ def samples(
     """The rows of samples.jsonl: a prompt, and every policy's answer with scores."""
     for i, prompt in enumerate(prompts):
         rows = {name: answers.row(i) for name, answers in found.items()}
-        yield {'prompt': prompt.prompt[-1], 'answers': rows}
+        named = {'category': prompt.category} if prompt.category else {}
+        yield {'prompt': prompt.prompt[-1], **named, 'answers': rows}

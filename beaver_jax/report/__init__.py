@@ -7,6 +7,7 @@ from typing import Any
 from beaver_jax import metrics
 from beaver_jax import terminal
 from beaver_jax.report import files
+from beaver_jax.report import judged
 from beaver_jax.report import summary as summaries
 
 SUMMARY = 'report/summary.json'  # of a run; written last
@@ -44,5 +45,5 @@ def write(run: str | os.PathLike[str]) -> dict[str, Any]:
 
 def show(summary: dict[str, Any]) -> None:
     """Prints a summary's tables."""
-    for table in summaries.tables(summary):
+    for table in [*summaries.tables(summary), *judged.tables(summary)]:
         terminal.table(table.title, table.columns, table.rows)

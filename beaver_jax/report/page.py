@@ -8,6 +8,7 @@ from typing import Any
 
 from beaver_jax.report import charts
 from beaver_jax.report import files
+from beaver_jax.report import judged
 from beaver_jax.report import style
 from beaver_jax.report import summary as summaries
 
@@ -38,6 +39,7 @@ def render(
             _table(summaries.policies(summary)) + _table(summaries.ratings(summary)),
         ),
         ('Wins, by who is safe', _cross_tables(run)),
+        ('By a judge and by category', _titled(judged.tables(summary))),
         ('Answers before and after', _charts(drawn, 'policies')),
         (
             'Reinforcement learning',
@@ -148,6 +150,10 @@ def _cell(text: str) -> str:
     """A cell; what stands below its first line is an interval, and softer."""
     first, *below = html.escape(text).split('\n')
     return first + ''.join(f'<br><span class="soft">{line}</span>' for line in below)
+
+
+def _titled(tables: Sequence[summaries.Table]) -> str:
+    return ''.join(f'<h3>{html.escape(x.title)}</h3>{_table(x)}' for x in tables)
 
 
 def _cross_tables(run: files.Run) -> str:

@@ -19,6 +19,10 @@ POLICY_COLUMNS = (
     ('truncated_share', 'cut', True),
 )
 _KEYS = {key for key, _, _ in POLICY_COLUMNS}
+# Of an evaluation's results, what is not of one policy.
+_EVALUATED = (
+    *('prompts', 'baseline', 'costs', 'intervals', 'elo', 'categories', 'judge'),
+)
 SCORE_MODELS = {'reward': 'reward_model', 'cost': 'cost_model'}
 
 
@@ -36,8 +40,8 @@ def summarize(run: files.Run) -> dict[str, Any]:
     Returns:
       'seed' ('seeds' by stage where they differ); 'policies', their names, and under
       each name what was measured of it; 'prompts', 'baseline', the names of the
-      'costs', 'intervals' of rates by policy, and 'elo' by quality and policy, of the
-      evaluation;
+      'costs', 'intervals' of rates by policy, 'elo' by quality and policy, and results
+      by 'categories' and of a 'judge', of the evaluation;
       'reward_model' and 'cost_model', metrics on held-out pairs; 'multiplier', by
       constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage, with 'total';
       'timings' by stage, medians over its steps.
@@ -55,11 +59,7 @@ def summarize(run: files.Run) -> dict[str, Any]:
 
 def evaluation(results: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a summary that an evaluation's results.json gives."""
-    told = {
-        key: results[key]
-        for key in ('prompts', 'baseline', 'costs', 'intervals', 'elo')
-        if results.get(key)
-    }
+    told = {key: results[key] for key in _EVALUATED if results.get(key)}
     models = results.get('models', {})
     return told | ({'policies': list(models)} | models if models else {})
 
@@ -191,13 +191,13 @@ def ratings(summary: dict[str, Any]) -> Table:
     by = {'helpfulness': 'reward', 'harmlessness': 'cost'}
     names = summary.get('policies', []) if elo else []
     rows = [
-        [label(name), *(_rating(elo[axis].get(name)) for axis in elo)] for name in names
+        [label(name), *(rating(elo[axis].get(name)) for axis in elo)] for name in names
     ]
     title = f'Elo, {label(summary.get("baseline", ""))} = 1000, with 95% intervals'
     return Table(title, ['policy', *(f'{axis} (by {by[axis]})' for axis in elo)], rows)
 
 
-def _rating(one: Mapping[str, float] | None) -> str:
+def rating(one: Mapping[str, float] | None) -> str:
     """E.g. '1,234 (1,204–1,264)'; the baseline, to which others are set, '1,000'."""
     if one is None:
         return '-'

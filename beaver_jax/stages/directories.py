@@ -31,6 +31,10 @@ VOLATILE = (
     'checkpoint.',
     'mesh.',
     'data.workers',
+    # How a judge is asked, and how much; not what.
+    *('judge.key_variable', 'judge.concurrency', 'judge.requests_per_minute'),
+    *('judge.timeout', 'judge.attempts', 'judge.backoff'),
+    *('judge.max_calls', 'judge.max_total_tokens'),
 )
 # Values that are paths.
 PATHS = re.compile(r'run|base|models|data\..+|(.+\.)?(init|tokenizer)')

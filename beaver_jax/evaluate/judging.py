@@ -1,0 +1,75 @@
+"""The judge of an evaluation: from its config and answers to its results."""
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from beaver_jax import metrics as metrics_lib
+from beaver_jax.data import sources
+from beaver_jax.evaluate import evaluators
+from beaver_jax.evaluate import judges
+from beaver_jax.stages import directories
+from beaver_jax.stages import inputs
+
+COMPARISONS = 'comparisons.jsonl'
+
+
+def settings(config: ml_collections.ConfigDict) -> judges.Settings:
+    """The settings of config.judge.
+
+    Raises:
+      InputError: One is out of range.
+    """
+    return inputs.settings(judges.Settings, 'judge', config.judge)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Looks whether the judge would answer, where there is one.
+
+    Raises:
+      ValueError: It would not; or its key is missing.
+    """
+    judge = settings(config)
+    if judge.on:
+        judges.check(judge)
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    found: Mapping[str, evaluators.Answers],
+    prompts: Sequence[sources.Prompt],
+) -> dict[str, Any]:
+    """Has the judge compare the answers, and writes comparisons.jsonl.
+
+    Returns:
+      {'judge': what results.json holds of it}; {} without a judge, or with nothing to
+      compare.
+
+    Raises:
+      EndpointError, OSError: See `judges.compare`.
+    """
+    judge = settings(config)
+    file = directories.directory(config) / COMPARISONS
+    file.unlink(missing_ok=True)
+    if not judge.on or len(found) < 2:
+        return {}
+    items = [
+        judges.Item(
+            prompt.prompt,
+            prompt.category,
+            {name: answers.texts[i] for name, answers in found.items()},
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    ledger = pathlib.Path(config.run) / judges.LEDGER
+    judged = judges.compare(judge, items, config.baseline, ledger)
+    rows = (one.row() | {'judge': judge.model} for one in judged.comparisons)
+    with file.open('w') as lines:
+        lines.writelines(
+            f'{json.dumps(metrics_lib.jsonable(row), ensure_ascii=False)}\n'
+            for row in rows
+        )
+    return {'judge': judges.summarize(judge, judged, config.baseline)}
