@@ -57,7 +57,7 @@ class Plan:
     mesh: dict[str, int]
     roles: list[Footprint]
     temporary: dict[str, int]
-    waiting: dict[str, int]
+    waiting: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def held(self) -> int:
