@@ -40,6 +40,7 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _sum(leaf: jax.Array) -> jax.Array:
+    leaf = jax.device_put(leaf, jax.memory.Space.Device)  # it may wait on the host
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(leaf, f'uint{8 * leaf.dtype.itemsize}')
