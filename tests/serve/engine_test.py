@@ -110,7 +110,10 @@ def test_tokens_are_those_of_the_text_and_none_of_the_stop_string(model):
     stop = text[tokens[7].start : tokens[7].start + 5]
     cut = ask(model, shows=True, limit=30, stop=(stop,)).deltas()
     shown = [token for delta in cut for token in delta.tokens]
-    assert shown == tokens[: len(shown)]
+    same = tokens[: len(shown)]
+    assert [(one.id, one.start) for one in shown] == [(t.id, t.start) for t in same]
+    # Programs of other shapes sum in another order.
+    assert [one.logp for one in shown] == pytest.approx([t.logp for t in same])
     length = sum(len(delta.text) for delta in cut)
     assert len(shown) == sum(token.start < length for token in tokens)
 
