@@ -38,6 +38,7 @@ from jax.sharding import Mesh
 from beaver_jax import plan
 from beaver_jax import sharding
 from beaver_jax import terminal
+from beaver_jax.models import transformer
 from beaver_jax.stages import roles
 from benchmarks import cudnn
 from benchmarks import programs
@@ -144,11 +145,15 @@ def _counted(shape: shapes.Shape, layers: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _unrolled() -> Iterator[None]:
-    """Every scan, and every map over one, has its trips side by side."""
+    """Every scan, and every map over one, has its trips side by side.
+
+    And one or two layers are computed whole, as those of deep models are.
+    """
     scan = functools.partial(jax.lax.scan, unroll=True)
     with (
         mock.patch.object(jax.lax, 'scan', scan),
         mock.patch.object(loops, 'scan', scan),
+        mock.patch.object(transformer, 'UNROLLED', 0),
     ):
         yield
 
