@@ -108,7 +108,7 @@ class Program:
 
 
 def _shapes(args: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(leaf.shape for leaf in jax.tree.leaves(args))
+    return tuple(getattr(leaf, 'shape', ()) for leaf in jax.tree.leaves(args))
 
 
 def _needed(compiled: jax.stages.Compiled) -> int:
