@@ -160,26 +160,32 @@ def _write(state: Decoding, logits, *, sampler, eos_ids) -> Decoding:
     """Samples a token per row from logits [B, V] and writes it at `column`."""
     sampled, logps = _choose(state, logits, sampler)
     alive = state.alive()
-    start = (0, state.column)
-    old = jax.lax.dynamic_slice_in_dim(state.tokens, state.column, 1, axis=1)
-    # What stands after a row's end stays as it is.
-    token = jnp.where(alive[:, None], sampled[:, None], old)
     ended = jnp.any(jnp.stack([sampled == eos for eos in eos_ids]), axis=0)
     seen = state.seen
     if seen is not None:
         rows = jnp.arange(seen.shape[0])
         seen = seen.at[rows, sampled].set(True)
     return state.replace(
-        tokens=jax.lax.dynamic_update_slice(state.tokens, token, start),
-        logps=jax.lax.dynamic_update_slice(
-            state.logps, jnp.where(alive[:, None], logps, 0.0), start
-        ),
+        tokens=_put(state, state.tokens, sampled[:, None]),
+        logps=_put(state, state.logps, logps),
         column=(state.column + 1) % state.tokens.shape[1],
         length=state.length + alive.astype(jnp.int32),
         done=state.done | (alive & ended),
         seen=seen,
         top=_write_alternatives(state, logits),
     )
+
+
+def _put(state: Decoding, held: jax.Array, new: jax.Array) -> jax.Array:
+    """Writes [B, 1, …] into [B, G, …] at `column`, of rows that have not ended.
+
+    Of the others what is there stays: the pad id, or in slots, whose columns come
+    round again, what a row that has not left yet has said.
+    """
+    old = jax.lax.dynamic_slice_in_dim(held, state.column, 1, axis=1)
+    alive = state.alive().reshape(-1, *[1] * (held.ndim - 1))
+    new = jnp.where(alive, new, old)
+    return jax.lax.dynamic_update_slice_in_dim(held, new, state.column, axis=1)
 
 
 def _choose(state: Decoding, logits, sampler) -> tuple[jax.Array, jax.Array]:
@@ -207,9 +213,7 @@ def _write_alternatives(state: Decoding, logits) -> Alternatives | None:
         return None
     found = sampling.alternatives(logits, state.by_row, state.alive())
     return jax.tree.map(
-        lambda old, new: jax.lax.dynamic_update_slice(
-            old, new[:, None], (0, state.column, 0)
-        ),
+        lambda held, new: _put(state, held, new[:, None]),
         state.top,
         Alternatives(*found),
     )

@@ -85,6 +85,7 @@ class Scheduler:
         for length in self._settings.prompt_lengths:
             self._read([], length, [])
         self._state = _advance(self._params, self._state, 0, 0, settings=self._settings)
+        self._harvest()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Puts prompts at the end of the queue."""

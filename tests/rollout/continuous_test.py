@@ -167,6 +167,26 @@ def test_a_bound_on_steps_hands_back_to_the_host_and_changes_nothing():
         np.testing.assert_array_equal(one_by_one[one].tokens, at_once[other].tokens)
 
 
+def test_what_a_row_said_waits_unchanged_until_the_last_has_ended():
+    model, params = tiny.causal_lm()
+    scheduler = scheduler_lib.Scheduler(
+        transformer.unstack(params, model.config),
+        jax.random.key(9),
+        settings(model, slots=2, admitted=1, eos_ids=(99,), prompt_lengths=(4,)),
+    )
+    # Of 16 places. The first row ends at step 12; the third, which came at step 9 for
+    # the second, at step 21: from step 16 on it writes where the first one did.
+    first, second, third = (request(i, 3, limit) for i, limit in enumerate((12, 9, 12)))
+    scheduler.submit([first])
+    alone = drained(scheduler)[first]
+    again = request(0, 3, 12)
+    scheduler.submit([again, second, third])
+    found = drained(scheduler)[again]
+    np.testing.assert_array_equal(found.tokens, alone.tokens)
+    np.testing.assert_allclose(found.logps, alone.logps, atol=2e-5)
+    assert np.all(found.logps < 0)
+
+
 def test_slots_must_hold_an_admission():
     model, _ = tiny.causal_lm()
     with pytest.raises(ValueError, match='4 slots do not hold 2 prompts of 3 samples'):
