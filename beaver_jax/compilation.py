@@ -85,6 +85,11 @@ class Program:
             call = self._compiled[_shapes(args)]
         return call(*args)
 
+    @property
+    def compiled(self) -> bool:
+        """For some shapes at least."""
+        return bool(self._compiled)
+
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """The function, lowered for arrays or shapes with shardings."""
         return self._function.lower(*args)

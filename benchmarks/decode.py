@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from beaver_jax import types
-from beaver_jax.models import config as config_lib
 from beaver_jax.models import transformer
 from beaver_jax.rollout import continuous
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
 from beaver_jax.rollout import scheduler
 from benchmarks import iteration
+from benchmarks import programs
 from benchmarks import shapes
 
 EOS = 1
@@ -143,7 +143,7 @@ class Decode:
     def __init__(self, shape: shapes.Shape):
         """Random weights, but for the bias that gives EOS its probability."""
         self.shape = shape
-        self._model = transformer.CausalLM(decoder(shape))
+        self._model = transformer.CausalLM(programs.decoder(shape, head_bias=True))
         params = iteration.params(self._model, 0, shape.dtype)
         ends = 4 / shape.response
         # Fresh logits are nearly equal: e^bias over V tokens is the odds of an end.
@@ -228,22 +228,6 @@ class Decode:
     def decode(self) -> types.Samples:
         """One batch of the longest responses."""
         return self._endless(self._params, self._batch(0), jax.random.key(1))
-
-
-def decoder(shape: shapes.Shape) -> config_lib.TransformerConfig:
-    """The shape's LLaMA, with a bias in its head."""
-    return config_lib.TransformerConfig(
-        vocab_size=shape.vocab_size,
-        embed_dim=shape.embed_dim,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.embed_dim // shape.num_heads,
-        mlp_dim=shape.mlp_dim,
-        max_positions=shape.length,
-        head_bias=True,
-        dtype=shape.dtype,
-    )
 
 
 def prompts(shape: shapes.Shape, rows: int) -> types.PromptBatch:

@@ -26,27 +26,33 @@ LEARNING = ('actor', 'reward_critic', 'cost_critics')
 FROZEN = ('reference', 'reward', 'costs')
 
 
+def decoder(shape: shapes.Shape, **changes: Any) -> config_lib.TransformerConfig:
+    """The shape's LLaMA, with changes."""
+    fields: dict[str, Any] = {
+        'vocab_size': shape.vocab_size,
+        'embed_dim': shape.embed_dim,
+        'num_layers': shape.num_layers,
+        'num_heads': shape.num_heads,
+        'num_kv_heads': shape.num_kv_heads,
+        'head_dim': shape.embed_dim // shape.num_heads,
+        'mlp_dim': shape.mlp_dim,
+        'max_positions': shape.length,
+        'dtype': shape.dtype,
+        'remat': shape.remat,
+    }
+    return config_lib.TransformerConfig(**(fields | changes))
+
+
 class Programs:
     """Functions and optimizers; arguments are arrays, or shapes alone."""
 
     def __init__(self, shape: shapes.Shape):
         """Nothing is compiled."""
-        decoder = config_lib.TransformerConfig(
-            vocab_size=shape.vocab_size,
-            embed_dim=shape.embed_dim,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.embed_dim // shape.num_heads,
-            mlp_dim=shape.mlp_dim,
-            max_positions=shape.length,
-            dtype=shape.dtype,
-            remat=shape.remat,
-        )
+        config = decoder(shape)
         self.shape = shape
-        self.policy = transformer.CausalLM(decoder)
+        self.policy = transformer.CausalLM(config)
         self.scorer = score.ScoreModel(
-            config_lib.ScoreConfig(decoder, score_type='critic')
+            config_lib.ScoreConfig(config, score_type='critic')
         )
         self.optimizers = ppo_lag.Optimizers(
             adamw(),

@@ -66,7 +66,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'gelu_tanh': functools.partial(nn.gelu, approximate=True),
     'relu': nn.relu,
 }
-BATCH = ('data', 'fsdp')
+BATCH = kernels.BATCH
 UNROLLED = 8  # layers, at most, that a pass without a cache does not scan
 
 

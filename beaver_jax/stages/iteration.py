@@ -12,6 +12,7 @@ from beaver_jax.stages import offload
 from beaver_jax.stages import packed
 from beaver_jax.stages import rollouts
 from beaver_jax.stages import stage as stage_lib
+from beaver_jax.steps import ppo_lag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Iteration:
         for packs in self.packer.scored():
             read = samples.replace(packs=packs)
             ahead, scored = self.score.ahead(params, bases, read, views)
-            found[_next('scoring', found)] = ahead
+            found[stage_lib.numbered('scoring', found)] = ahead
         state, bases = self._fetched((state, self.bases))
         for packs in self.packer.learnt():
-            rows = (_with_packs(scored, packs), batch.get('ptx'))
+            rows = (ppo_lag.with_packs(scored, packs), batch.get('ptx'))
             ahead, _ = self.learn.ahead(state, (rows, bases), learn_key)
-            found[_next('update', found)] = ahead
+            found[stage_lib.numbered('update', found)] = ahead
         return found
 
     def __call__(self, state, batch, key):
@@ -75,7 +76,7 @@ class Iteration:
             views,
         )
         state, bases = self._fetched((state, self.bases))
-        rows = (_with_packs(scored, to_learn), batch.get('ptx'))
+        rows = (ppo_lag.with_packs(scored, to_learn), batch.get('ptx'))
         state, metrics = self.learn(state, (rows, bases), learn_key)
         if self.offloads:
             state = offload.park(state)
@@ -95,12 +96,3 @@ class Iteration:
 
     def _fetched(self, tree: Any) -> Any:
         return offload.fetch(tree) if self.offloads else tree
-
-
-def _next(name: str, found: stage_lib.Compiled) -> str:
-    count = sum(known.split()[0] == name for known in found)
-    return f'{name} {count + 1}' if count else name
-
-
-def _with_packs(scored, packs):
-    return scored.replace(samples=scored.samples.replace(packs=packs))

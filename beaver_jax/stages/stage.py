@@ -172,30 +172,29 @@ class Supervised:
           base: Goes in with every batch.
           shapes: A batch to all that may come, as shapes with shardings.
         """
-        self._step, self._base, self._shapes = step, base, shapes
-        self._programs: dict[Any, compilation.Program] = {}
+        self._base, self._shapes = base, shapes
+        self._program = compilation.Program(step)
 
     def compile(self, state: Any, batch: Any, key: jax.Array) -> Compiled:
         """Compiles for every shape of batches; `Stage.compile`."""
         found: Compiled = {}
         for one in self._shapes(batch):
-            program = compilation.Program(self._step)
-            ahead, _ = program.ahead(state, (one, self._base), key)
-            self._programs[_shape(one)] = program
-            found['step' if not found else f'step {len(found) + 1}'] = ahead
+            ahead, _ = self._program.ahead(state, (one, self._base), key)
+            found[numbered('step', found)] = ahead
         return found
 
     def __call__(self, state: Any, batch: Any, key: jax.Array) -> Any:
         """(state, metrics, {}); the first call compiles where `compile` did not."""
-        if not self._programs:
+        if not self._program.compiled:
             self.compile(state, batch, key)
-        program = self._programs[_shape(batch)]
-        state, metrics = program(state, (batch, self._base), key)
+        state, metrics = self._program(state, (batch, self._base), key)
         return state, metrics, {}
 
 
-def _shape(batch: Any) -> Any:
-    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+def numbered(name: str, found: Compiled) -> str:
+    """Names one more program of a kind: 'step', then 'step 2', and so on."""
+    count = sum(known.split()[0] == name for known in found)
+    return f'{name} {count + 1}' if count else name
 
 
 def dataset_means(

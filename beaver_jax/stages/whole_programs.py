@@ -107,7 +107,7 @@ def scoring(config: ml_collections.ConfigDict, roles: Roles) -> Any:
             samples,
             scorers=scorers,
             temperature=config.rollout.temperature,
-            values=config.ppo.epochs * config.ppo.minibatches > 1,
+            values=ppo_settings.coefficients(config).updates > 1,
             chunks=config.rollout.chunks,
         )
 
@@ -172,7 +172,7 @@ def rows(
     scalars: Any = jax.ShapeDtypeStruct((count,), jnp.float32)
     tokens: Any = jax.ShapeDtypeStruct((count, length), jnp.float32)
     values: Any = None
-    if config.ppo.epochs * config.ppo.minibatches > 1:
+    if ppo_settings.coefficients(config).updates > 1:
         values = jax.ShapeDtypeStruct((count, length + 1), jnp.float32)
     return types.Experience(
         samples=samples,

@@ -403,7 +403,7 @@ def ppo_lag_step(
     experience, ptx = batch
     state = move_multipliers(state, experience.costs, thresholds, optimizers)
     packs = experience.samples.packs
-    experience = _with_packs(experience, None)
+    experience = with_packs(experience, None)
     metrics: Metrics = {}
     targets = None
     if experience.reward_values is not None:
@@ -421,7 +421,7 @@ def ppo_lag_step(
         experience, targets, ptx = jax.tree.map(lambda x: x[order], rows)
         return update_minibatch(
             state,
-            (_with_packs(experience, packs), targets, ptx),
+            (with_packs(experience, packs), targets, ptx),
             networks=networks,
             optimizers=optimizers,
             config=config,
@@ -450,9 +450,10 @@ def minibatch_orders(
     return orders.reshape(config.updates, -1)
 
 
-def _with_packs(
+def with_packs(
     experience: types.Experience, packs: types.Packs | None
 ) -> types.Experience:
+    """With other packs of the samples, or none."""
     return experience.replace(samples=experience.samples.replace(packs=packs))
 
 

@@ -110,10 +110,13 @@ def test_tokens_are_those_of_the_text_and_none_of_the_stop_string(model):
     stop = text[tokens[7].start : tokens[7].start + 5]
     cut = ask(model, shows=True, limit=30, stop=(stop,)).deltas()
     shown = [token for delta in cut for token in delta.tokens]
-    same = tokens[: len(shown)]
-    assert [(one.id, one.start) for one in shown] == [(t.id, t.start) for t in same]
-    # Programs of other shapes sum in another order.
-    assert [one.logp for one in shown] == pytest.approx([t.logp for t in same])
+    # Other neighbours: log-probabilities are sums in another order.
+    for one, other in zip(shown, tokens[: len(shown)], strict=True):
+        assert (one.id, one.start) == (other.id, other.start)
+        assert one.logp == pytest.approx(other.logp, abs=1e-6)
+        for (token, logp), (same, value) in zip(one.top, other.top, strict=True):
+            assert token == same
+            assert logp == pytest.approx(value, abs=1e-6)
     length = sum(len(delta.text) for delta in cut)
     assert len(shown) == sum(token.start < length for token in tokens)
 
