@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from beaver_jax import types
 from beaver_jax.models import attention
+from beaver_jax.models import blocks
 from beaver_jax.models import transformer
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
@@ -225,10 +226,10 @@ def release(state: generate.Decoding, slots: jax.Array) -> generate.Decoding:
 
 def _pin(state: generate.Decoding) -> generate.Decoding:
     """Rows over the batch axes of the mesh, heads of the cache over tensor."""
-    rows = transformer.BATCH
+    rows = blocks.BATCH
 
     def pin(x):
         spec = (rows, 'tensor', None, None) if x.ndim == 4 else (rows,)
-        return transformer.constrain(x, *spec) if x.ndim else x
+        return blocks.constrain(x, *spec) if x.ndim else x
 
     return jax.tree.map(pin, state)

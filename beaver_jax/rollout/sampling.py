@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from beaver_jax.models import transformer
+from beaver_jax.models import blocks
 
 BLOCK = 128  # tokens that are drawn from together
 
@@ -140,16 +140,16 @@ def _by_inversion(keys: jax.Array, logits: jax.Array) -> jax.Array:
     takes V, which cost more than all else that is done with logits.
     """
     rows, count = logits.shape
-    blocks = -(-count // BLOCK)
+    parts = -(-count // BLOCK)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.pad(weights, ((0, 0), (0, blocks * BLOCK - count)))
-    weights = weights.reshape(rows, blocks, BLOCK)
+    weights = jnp.pad(weights, ((0, 0), (0, parts * BLOCK - count)))
+    weights = weights.reshape(rows, parts, BLOCK)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
     # Where devices have parts of V, these few numbers are all that they exchange.
-    sums = transformer.constrain(jnp.sum(weights, axis=-1), transformer.BATCH, None)
+    sums = blocks.constrain(jnp.sum(weights, axis=-1), blocks.BATCH, None)
     block = _draw(sums, uniform[:, 0])
     of_block = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
-    of_block = transformer.constrain(of_block, transformer.BATCH, None)
+    of_block = blocks.constrain(of_block, blocks.BATCH, None)
     return block * BLOCK + _draw(of_block, uniform[:, 1])
 
 

@@ -31,6 +31,7 @@ from beaver_jax.stages import roles as roles_lib
 from beaver_jax.stages import rollouts
 from beaver_jax.stages import stage as stage_lib
 from beaver_jax.steps import ppo_lag
+from beaver_jax.steps import ppo_losses
 from beaver_jax.steps import preference
 from beaver_jax.steps import sft
 from beaver_jax.steps import state as state_lib
@@ -156,7 +157,7 @@ def critic(work: Work, role: roles_lib.Role) -> tuple[int, Any]:
     optimizer, _ = stage_lib.optimizer(config, 'critic_optimizer', config.iterations)
 
     def gradients(params, batch, model):
-        loss = functools.partial(ppo_lag.critic_loss, model=model, config=settings)
+        loss = functools.partial(ppo_losses.critic_loss, model=model, config=settings)
         return state_lib.gradients(loss, params, batch, parts=settings.parts)[0]
 
     return _learn(work, role, optimizer, gradients, batch)

@@ -15,21 +15,18 @@ import jax.numpy as jnp
 import optax
 
 from beaver_jax import multiplier as multiplier_lib
-from beaver_jax import scoring
 from beaver_jax import types
-from beaver_jax.losses import masked
 from beaver_jax.losses import ppo
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.steps import ppo_config
+from beaver_jax.steps import ppo_losses
+from beaver_jax.steps import ppo_metrics
 from beaver_jax.steps import ppo_targets
 from beaver_jax.steps import sft
 from beaver_jax.steps import state as state_lib
 
 Metrics = dict[str, jax.Array]
-# Mean |log π - log π_old| of the first update's rows, whose policy is the one that
-# sampled them: what the decoder with its cache and the full pass disagree by.
-ROLLOUT_GAP = 'train/rollout_gap'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,52 +116,6 @@ def move_multipliers(
     return state.replace(multiplier=multiplier)
 
 
-def actor_loss(
-    params: Any,
-    batch: tuple[types.Samples, jax.Array],
-    *,
-    model: transformer.CausalLM,
-    config: ppo_config.PPOConfig,
-) -> tuple[jax.Array, state_lib.Aux]:
-    """The clipped objective on (samples, advantages [B, G])."""
-    samples, advantages = batch
-    mask = samples.response_mask
-    logps, entropy = scoring.response_logps(
-        model,
-        params,
-        samples.tokens,
-        samples.mask,
-        response_length=mask.shape[1],
-        temperature=config.temperature,
-        packs=samples.packs,
-    )
-    loss = ppo.actor_loss(
-        logps,
-        samples.logps,
-        advantages,
-        mask,
-        clip_ratio=config.clip_ratio,
-        per_token=config.per_token_mean,
-    )
-    metrics = {
-        'train/actor_loss': loss,
-        'train/clip_fraction': ppo.clip_fraction(
-            logps,
-            samples.logps,
-            mask,
-            clip_ratio=config.clip_ratio,
-            per_token=config.per_token_mean,
-        ),
-        'train/entropy': masked.masked_mean(
-            entropy, mask, per_token=config.per_token_mean
-        ),
-        ROLLOUT_GAP: masked.masked_mean(
-            jnp.abs(logps - samples.logps), mask, per_token=config.per_token_mean
-        ),
-    }
-    return loss, state_lib.Aux(_weight(mask, config), metrics)
-
-
 def actor_gradients(
     params: Any,
     batch: tuple[types.Samples, jax.Array, types.SftBatch | None],
@@ -179,7 +130,7 @@ def actor_gradients(
     """
     *rows, ptx = batch
     grads, metrics, _ = state_lib.gradients(
-        functools.partial(actor_loss, model=model, config=config),
+        functools.partial(ppo_losses.actor_loss, model=model, config=config),
         params,
         tuple(rows),
         parts=config.parts,
@@ -191,73 +142,6 @@ def actor_gradients(
     )
     grads = jax.tree.map(lambda x, y: x + config.ptx_coeff * y, grads, ptx_grads)
     return grads, metrics | {'train/ptx_loss': found['train/loss']}
-
-
-def critic_loss(
-    params: Any,
-    batch: tuple[types.Samples, jax.Array, jax.Array],
-    *,
-    model: score.ScoreModel,
-    config: ppo_config.PPOConfig,
-) -> tuple[jax.Array, state_lib.Aux]:
-    """The clipped value loss on (samples, old values [B, G], returns [B, G])."""
-    samples, old_values, returns = batch
-    values = _values(params, samples, model)[:, :-1]
-    return _value_loss(values, old_values, returns, samples.response_mask, config)
-
-
-def first_critic_loss(
-    params: Any,
-    batch: tuple[types.Samples, jax.Array],
-    *,
-    model: score.ScoreModel,
-    config: ppo_config.PPOConfig,
-) -> tuple[jax.Array, state_lib.Aux]:
-    """The same on (samples, token rewards [B, G]), of a critic that scores them now.
-
-    Its values are the old ones as well, and the returns are estimated from them. The
-    outputs are these values, [B, G + 1].
-    """
-    samples, rewards = batch
-    values = _values(params, samples, model)
-    old_values = jax.lax.stop_gradient(values)
-    _, returns = ppo_targets.estimate(rewards, old_values, samples, config)
-    loss, aux = _value_loss(
-        values[:, :-1], old_values[:, :-1], returns, samples.response_mask, config
-    )
-    return loss, aux._replace(outputs=old_values)
-
-
-def _values(params, samples, model) -> jax.Array:
-    length = samples.response_mask.shape[1]
-    return scoring.response_values(
-        model,
-        params,
-        samples.tokens,
-        samples.mask,
-        response_length=length,
-        packs=samples.packs,
-    )
-
-
-def _value_loss(values, old_values, returns, mask, config):
-    loss = ppo.critic_loss(
-        values,
-        old_values,
-        returns,
-        mask,
-        clip_value=config.clip_value,
-        per_token=config.per_token_mean,
-    )
-    metrics = {
-        'loss': loss,
-        'value': masked.masked_mean(values, mask, per_token=config.per_token_mean),
-    }
-    return loss, state_lib.Aux(_weight(mask, config), metrics)
-
-
-def _weight(mask, config: ppo_config.PPOConfig) -> jax.Array:
-    return jnp.sum(mask) if config.per_token_mean else jnp.float32(mask.shape[0])
 
 
 def update_critics(
@@ -273,7 +157,7 @@ def update_critics(
     """One update of every critic.
 
     Args:
-      loss: `critic_loss` or `first_critic_loss`.
+      loss: `ppo_losses.critic_loss` or `ppo_losses.first_critic_loss`.
       state: Whose critics learn.
       reward_batch: What the loss takes, of the reward.
       cost_batches: The same of the costs, by constraint.
@@ -330,7 +214,7 @@ def update_minibatch(
     if targets is None:
         rewards, costs = ppo_targets.token_rewards(experience, config)
         state, metrics, (reward_values, cost_values) = learn(
-            first_critic_loss,
+            ppo_losses.first_critic_loss,
             state,
             (samples, rewards),
             {name: (samples, stream) for name, stream in costs.items()},
@@ -342,7 +226,7 @@ def update_minibatch(
         metrics |= found
     else:
         state, metrics, _ = learn(
-            critic_loss,
+            ppo_losses.critic_loss,
             state,
             (samples, experience.reward_values[:, :-1], targets.reward_returns),
             {
@@ -397,7 +281,8 @@ def ppo_lag_step(
       thresholds: d by constraint.
 
     Returns:
-      (state, metrics); metrics of updates are their means but ROLLOUT_GAP;
+      (state, metrics); metrics of updates are their means but
+      `ppo_losses.ROLLOUT_GAP`;
       'train/bad_steps' counts the non-finite updates skipped in a row.
     """
     experience, ptx = batch
@@ -430,14 +315,17 @@ def ppo_lag_step(
     orders = minibatch_orders(key, experience.reward.shape[0], config)
     state, updates = jax.lax.scan(minibatch, state, (orders, packs))
     metrics |= jax.tree.map(jnp.mean, updates)
-    metrics[ROLLOUT_GAP] = updates[ROLLOUT_GAP][0]  # before anything was learnt
-    metrics |= _rollout_metrics(experience, config)
-    metrics |= _multiplier_metrics(state, thresholds)
+    gap = ppo_losses.ROLLOUT_GAP
+    metrics[gap] = updates[gap][0]  # before anything was learnt
+    metrics |= ppo_metrics.of_rollout(experience, config)
+    metrics |= ppo_metrics.of_multipliers(
+        state.multiplier.params, state.cost_windows, thresholds
+    )
     learners = (state.actor, state.reward_critic, *state.cost_critics.values())
     metrics['train/bad_steps'] = jnp.max(
         jnp.stack([state_lib.bad_steps(learner) for learner in learners])
     )
-    metrics = with_plain_names(metrics, tuple(state.cost_windows))
+    metrics = ppo_metrics.with_plain_names(metrics, tuple(state.cost_windows))
     return state.replace(step=state.step + 1), metrics
 
 
@@ -455,52 +343,3 @@ def with_packs(
 ) -> types.Experience:
     """With other packs of the samples, or none."""
     return experience.replace(samples=experience.samples.replace(packs=packs))
-
-
-def _rollout_metrics(
-    experience: types.Experience, config: ppo_config.PPOConfig
-) -> Metrics:
-    samples = experience.samples
-    kl = jnp.where(samples.response_mask, samples.logps - experience.ref_logps, 0.0)
-    lengths = jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)
-    metrics = {
-        'train/reward': jnp.mean(experience.reward),
-        'train/kl_divergence': jnp.mean(jnp.sum(kl, axis=1)),
-        'train/effective_kl_coeff': jnp.float32(config.kl_coeff),
-        'train/mean_generated_length': jnp.mean(lengths),
-        'train/max_generated_length': jnp.max(lengths),
-        'train/truncated_share': jnp.mean(samples.truncated.astype(jnp.float32)),
-    }
-    for name, costs in experience.costs.items():
-        metrics[f'train/cost/{name}'] = jnp.mean(costs)
-    if config.shaping:
-        shaped = experience.reward - sum(
-            coefficient * experience.costs[name]
-            for name, coefficient in config.shaping.items()
-        )
-        metrics['train/shaped_reward'] = jnp.mean(shaped)
-    return metrics
-
-
-def _multiplier_metrics(state: PPOLagState, thresholds: Mapping[str, float]) -> Metrics:
-    metrics = {
-        f'train/episode_cost/{name}': multiplier_lib.window_mean(window)
-        for name, window in state.cost_windows.items()
-    }
-    for name, value in state.multiplier.params.items():
-        metrics[f'train/lambda/{name}'] = value
-        metrics[f'train/threshold/{name}'] = jnp.float32(thresholds[name])
-    return metrics
-
-
-def with_plain_names(metrics: Metrics, costs: tuple[str, ...]) -> Metrics:
-    """With a single cost, adds the original's names, without the cost's name."""
-    if len(costs) != 1:
-        return metrics
-    suffix = f'/{costs[0]}'
-    plain = {
-        name.removesuffix(suffix): value
-        for name, value in metrics.items()
-        if name.endswith(suffix)
-    }
-    return metrics | plain

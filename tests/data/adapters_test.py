@@ -243,7 +243,10 @@ def test_an_answer_to_learn(name, row, record, ids, write, tokenizer):
         assert example.loss_mask.astype(int).tolist() == ids[1]
         # All serve as prompts: what stands before the last answer.
         (prompt,) = sources.prompts(specs.parse(entry), on_bad_row='error')
-        assert prompt == Prompt(record.prompt, 'x.jsonl:1')
+        category = row.get('category', '')
+        if isinstance(category, dict):  # BeaverTails' harms name no category
+            category = ''
+        assert prompt == Prompt(record.prompt, 'x.jsonl:1', category)
         (encoded,) = examples.encode_prompts([prompt], tokenizer, max_prompt_length=99)
         answer = len(record.response) + 1
         assert encoded.tokens.tolist() == ids[0][:-answer]
@@ -291,7 +294,7 @@ def test_a_prompt_to_answer(name, row, turns, ids, write, tokenizer):
     write(row)
     for entry in entries(name):
         found = sources.prompts(specs.parse(entry), on_bad_row='error')
-        assert found == [Prompt(turns, 'x.jsonl:1')]
+        assert found == [Prompt(turns, 'x.jsonl:1', row.get('category', ''))]
         (example,) = examples.encode_prompts(found, tokenizer, max_prompt_length=99)
         assert example.tokens.tolist() == ids
         with pytest.raises(rows.BadRowError) as info:

@@ -9,6 +9,7 @@ import pytest
 
 from beaver_jax import sharding
 from beaver_jax.models import attention
+from beaver_jax.models import blocks
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
 from beaver_jax.models import modules
@@ -111,7 +112,7 @@ def one_layer(model, layer, hidden, mask):
         near=None,
         bias=None,
     )
-    block = transformer.Block(model.config)
+    block = blocks.Block(model.config)
     return block.apply({'params': layer}, hidden, context)[0]
 
 
@@ -186,7 +187,7 @@ def test_mlp_by_hand():
     config = tiny.config(embed_dim=1, mlp_dim=1)
     kernels = {'gate': 2.0, 'up': 3.0, 'down': 5.0}
     params = {name: {'kernel': jnp.full((1, 1), k)} for name, k in kernels.items()}
-    out = transformer.Mlp(config).apply({'params': params}, jnp.full((1, 1, 1), 0.5))
+    out = blocks.Mlp(config).apply({'params': params}, jnp.full((1, 1, 1), 0.5))
     # gate 2·0.5 = 1, silu(1) = 1/(1 + e⁻¹) = 0.7310586; up 3·0.5 = 1.5;
     # 5·(0.7310586·1.5) = 5.4829394.
     np.testing.assert_allclose(out, [[[5.4829394]]], rtol=1e-6)

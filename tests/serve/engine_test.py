@@ -110,13 +110,14 @@ def test_tokens_are_those_of_the_text_and_none_of_the_stop_string(model):
     stop = text[tokens[7].start : tokens[7].start + 5]
     cut = ask(model, shows=True, limit=30, stop=(stop,)).deltas()
     shown = [token for delta in cut for token in delta.tokens]
-    # Other neighbours: log-probabilities are sums in another order.
+    # Other neighbours: log-probabilities are sums in another order, and ten units in
+    # the last place of a float32 between 4 and 8 are 5e-6.
     for one, other in zip(shown, tokens[: len(shown)], strict=True):
         assert (one.id, one.start) == (other.id, other.start)
-        assert one.logp == pytest.approx(other.logp, abs=1e-6)
+        assert one.logp == pytest.approx(other.logp, abs=5e-6)
         for (token, logp), (same, value) in zip(one.top, other.top, strict=True):
             assert token == same
-            assert logp == pytest.approx(value, abs=1e-6)
+            assert logp == pytest.approx(value, abs=5e-6)
     length = sum(len(delta.text) for delta in cut)
     assert len(shown) == sum(token.start < length for token in tokens)
 

@@ -17,6 +17,7 @@ from beaver_jax.losses import masked
 from beaver_jax.rollout import packs
 from beaver_jax.steps import ppo_config
 from beaver_jax.steps import ppo_lag
+from beaver_jax.steps import ppo_losses
 from beaver_jax.steps import ppo_targets
 from beaver_jax.steps import sft
 from beaver_jax.steps import state as state_lib
@@ -136,7 +137,7 @@ def test_scored_by_the_sampled_policy_nothing_is_clipped():
         own = samples.replace(logps=rollouts.sample_logps('actor', temperature))
         _, metrics = actor_gradients(own, ADVANTAGES, temperature=temperature)
         assert metrics['train/clip_fraction'] == 0
-        assert metrics[ppo_lag.ROLLOUT_GAP] < 1e-6
+        assert metrics[ppo_losses.ROLLOUT_GAP] < 1e-6
         # All ratios are 1, for there is no dropout: the loss is the mean advantage.
         expected = -masked.masked_mean(ADVANTAGES, own.response_mask)
         np.testing.assert_allclose(metrics['train/actor_loss'], expected, rtol=1e-5)
@@ -145,7 +146,7 @@ def test_scored_by_the_sampled_policy_nothing_is_clipped():
     assert metrics['train/clip_fraction'] > 0
     gap = jnp.abs(own.logps - rollouts.sample_logps('actor'))
     expected = masked.masked_mean(gap, own.response_mask)
-    np.testing.assert_allclose(metrics[ppo_lag.ROLLOUT_GAP], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics[ppo_losses.ROLLOUT_GAP], expected, rtol=1e-5)
 
 
 def test_padding_changes_neither_loss_nor_gradients():
@@ -200,7 +201,7 @@ def test_the_critic_learns_its_returns():
         model, params, samples.tokens, samples.mask, response_length=rollouts.RESPONSE
     )[:, :-1]
     loss_fn = jax.jit(
-        functools.partial(ppo_lag.critic_loss, model=model, config=CONFIG)
+        functools.partial(ppo_losses.critic_loss, model=model, config=CONFIG)
     )
     for distance in (0.0, 2.0):
         # ½·2² where the values are 2 away from their returns.
