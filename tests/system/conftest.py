@@ -22,6 +22,7 @@ def paths(tmp_path_factory):
     return {
         'talker': server.talker(root / 'talker'),
         'slow': server.talker(root / 'slow', **slow),
+        'author': server.author(root / 'author'),
         'reward': small.score_model(root / 'reward', 'reward'),
         'cost': small.score_model(root / 'cost', 'cost', seed=2),
     }
@@ -29,13 +30,13 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def start(paths, tmp_path_factory):
-    """Starts servers of a model; they end with the tests."""
+    """Starts servers of a model, or of several by name; they end with the tests."""
     started = []
 
-    def begin(model, compiled=compiling.QUICKLY, **options):
+    def begin(model, *others, compiled=compiling.QUICKLY, **options):
         log = tmp_path_factory.mktemp('server') / 'log'
-        path = f'talker={paths[model]}'
-        started.append(server.Server([path], log, compiled, **options))
+        served = [f'talker={paths[model]}', *(f'{one}={paths[one]}' for one in others)]
+        started.append(server.Server(served, log, compiled, **options))
         return started[-1]
 
     yield begin

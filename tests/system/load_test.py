@@ -17,7 +17,7 @@ WORDS = 'see the book who is there how do I bake bread mix flour knead dough'
 def server(start):
     return start(
         'talker',
-        compiling.AS_USERS_DO,
+        compiled=compiling.AS_USERS_DO,
         slots=64,
         queue=64,
         prompts=16,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -10,6 +11,8 @@ import time
 from typing import Any
 
 import httpx
+import jax
+import jax.numpy as jnp
 
 from beaver_jax.models import hf
 from tests import micro
@@ -97,5 +100,36 @@ def talker(directory: pathlib.Path, **changes: Any) -> str:
     kernel = params['lm_head']['kernel']
     unknown, eos = 0, 2
     params['lm_head']['kernel'] = kernel.at[:, eos].set(kernel[:, unknown])
+    hf.save_causal_lm(directory, model.config, params)
+    return str(directory)
+
+
+MARKUP = (
+    '<img src=x onerror="document.title=1"><script>document.title=2</script><b>bold</b>'
+)
+
+
+def author(directory: pathlib.Path) -> str:
+    """A model whose greedy answer to anything is MARKUP."""
+    small.language_model(directory, max_positions=4096)
+    (directory / 'tokenizer.model').unlink()
+    file = directory / 'tokenizer.json'
+    tokenizer = json.loads(file.read_text())
+    pieces, merges = (tokenizer['model'][name] for name in ('vocab', 'merges'))
+    token, eos = pieces.pop('ake'), pieces['</s>']
+    pieces[MARKUP] = token
+    tokenizer['model']['merges'] = [
+        pair for pair in merges if 'ake' not in (*pair, ''.join(pair))
+    ]
+    file.write_text(json.dumps(tokenizer))
+    model, params = hf.load_causal_lm(directory)
+    # No layer adds anything: the next token follows from the last one alone. All tokens
+    # but that of the markup are followed by it, and it is followed by EOS.
+    params = jax.tree.map(jnp.zeros_like, params)
+    params['final_norm']['scale'] = params['final_norm']['scale'] + 1
+    embedding = params['embed']['embedding'].at[:, 0].set(1)
+    params['embed']['embedding'] = embedding.at[token].set(0).at[token, 1].set(1)
+    kernel = params['lm_head']['kernel'].at[0, token].set(100)
+    params['lm_head']['kernel'] = kernel.at[1, eos].set(100)
     hf.save_causal_lm(directory, model.config, params)
     return str(directory)

@@ -1,0 +1,171 @@
+"""The page, as a browser shows it: chat, the arena, and answers that hold markup."""
+
+import shutil
+import uuid
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome import service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.system import server as server_lib
+
+WIDE, NARROW = (1280, 800), (390, 844)
+
+
+@pytest.fixture(scope='module')
+def served(start):
+    return start(
+        'talker',
+        'author',
+        slots=4,
+        queue=8,
+        prompts=2,
+        prompt_tokens=1024,
+        answer_tokens=600,
+        chunk=4,
+    )
+
+
+@pytest.fixture
+def browse(served, tmp_path):
+    """Opens browsers of their own, each on the page."""
+    opened = []
+
+    def begin(size=WIDE):
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which('chromium') or ''
+        for flag in (
+            *('headless=new', 'no-sandbox', 'disable-dev-shm-usage', 'disable-gpu'),
+            f'user-data-dir={tmp_path / uuid.uuid4().hex}',
+            'window-size={},{}'.format(*size),
+        ):
+            options.add_argument(f'--{flag}')
+        driver = service.Service(shutil.which('chromedriver'))
+        opened.append(Page(webdriver.Chrome(options, driver), served.url))
+        return opened[-1]
+
+    yield begin
+    for page in opened:
+        page.driver.quit()
+
+
+class Page:
+    """A browser on the page."""
+
+    def __init__(self, driver, url):
+        self.driver = driver
+        driver.get(url)
+        self.until(lambda: self.all('#model option'))
+
+    def all(self, selector):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector):
+        # All at once: the page may redraw between two questions.
+        script = (
+            'return [...document.querySelectorAll(arguments[0])].map(x => x.innerText)'
+        )
+        return self.driver.execute_script(script, selector)
+
+    def until(self, condition):
+        return WebDriverWait(self.driver, 60, 0.02).until(lambda _: condition())
+
+    def choose(self, name):
+        self.one(f'#model option[value="{name}"], #model').send_keys(name)
+
+    def ask(self, text):
+        self.one('#text').send_keys(text)
+        self.one('#send').click()
+
+    def idle(self):
+        return not self.one('#stop').is_displayed()
+
+    def ratings(self):
+        cells = self.texts('#ratings tbody td')
+        rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+        return {name: tuple(rest) for name, *rest in rows}
+
+
+def test_an_answer_streams(browse):
+    page = browse()
+    page.ask('Who is there?')
+    seen = set()
+
+    def over():
+        seen.update(page.texts('.assistant'))
+        return len(seen) > 3 and page.idle()
+
+    page.until(over)
+    (whole,) = page.texts('.assistant')
+    assert len(whole) > 100
+    assert all(whole.startswith(text.rstrip()) for text in seen)
+    assert page.texts('.user') == ['Who is there?']
+    page.ask('And who is here?')  # the conversation goes on
+    page.until(lambda: len(page.texts('.turn')) == 4 and page.idle())
+
+
+def test_an_answer_can_be_stopped(browse, served):
+    page = browse()
+    page.ask('Who is there?')
+    page.until(lambda: page.texts('.assistant') not in ([], ['']))
+    page.one('#stop').click()
+    page.until(page.idle)
+    served.until(lambda: served.open() == 0)
+
+
+def test_markup_is_shown_as_text(browse):
+    page = browse()
+    page.choose('author')
+    page.ask(server_lib.MARKUP)
+    page.until(lambda: page.idle() and len(page.texts('.turn')) == 2)
+    assert page.texts('.turn') == [server_lib.MARKUP] * 2
+    assert not page.all('.turn *')
+    assert page.driver.title == 'beaver_jax'
+    assert page.driver.get_log('browser') == []  # nothing was blocked or has failed
+
+
+def test_votes_move_ratings_that_another_browser_sees(browse):
+    page, other = browse(), browse(NARROW)
+    other.one('#arena').click()
+    other.until(other.ratings)
+    assert {row[-1] for row in other.ratings().values()} == {'0'}
+    page.one('#arena').click()
+    for battle in range(1, 4):
+        page.ask('Who is there?')
+        page.until(lambda: page.one('#votes').is_displayed())
+        a, b = page.texts('.assistant')
+        assert {server_lib.MARKUP} < {a, b}
+        assert page.texts('.side h2') == ['Model A', 'Model B']  # blind
+        page.one(f'[data-vote={"a" if b == server_lib.MARKUP else "b"}]').click()
+        page.until(lambda: not page.one('#votes').is_displayed())
+        named = ['talker', 'author'] if b == server_lib.MARKUP else ['author', 'talker']
+        assert page.texts('.side h2') == [
+            f'Model {side}: {name}' for side, name in zip('AB', named, strict=True)
+        ]
+        assert page.ratings()['author'][-1] == str(battle)
+        page.one('#anew').click()
+    page.until(page.ratings)
+    anchor, beaten = (page.ratings()[name] for name in ('talker', 'author'))
+    # Three wins of three: 400·log10((3 + ½) / (0 + ½)) = 400·0.8451 = 338 points.
+    assert (anchor[0], beaten[0]) == ('1000', '662')
+    low, high = map(int, beaten[1].split(' to '))
+    assert low < 662 < high
+    # Nobody touched the other browser.
+    other.until(lambda: other.ratings() == page.ratings())
+
+
+@pytest.mark.parametrize('size', [WIDE, NARROW], ids=str)
+def test_the_page_fits_its_window(browse, size):
+    page = browse(size)
+    page.one('#arena').click()
+    page.ask('Who is there?')
+    page.until(lambda: page.one('#votes').is_displayed())
+    width = page.driver.execute_script(
+        'return [document.documentElement.scrollWidth, window.innerWidth]'
+    )
+    assert width[0] <= width[1]
