@@ -7,6 +7,8 @@ hand breaks later shows by sums over every array, and the checkpoint before it i
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import hashlib
+import json
 import logging
 import pathlib
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from beaver_jax import checksums
 from beaver_jax import distributed
 
 log = logging.getLogger(__name__)
+_UNREADABLE = 'its metadata cannot be read'
 
 
 class CheckpointError(RuntimeError):
@@ -56,8 +59,7 @@ class Checkpoints:
         saving.min_slice_bytes_for_replica_parallel = 2**20
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._checkpointer = ocp.training.Checkpointer(
-                self._directory,
+            self._checkpointer = self._open(
                 preservation_policy=ocp.training.preservation_policies.LatestN(keep),
                 cleanup_tmp_directories=True,
                 context=context,
@@ -68,6 +70,21 @@ class Checkpoints:
                 'set config.run to a directory with space and permission.'
             ) from error
         self._pending: Any = None
+
+    def _open(self, **options: Any) -> Any:
+        try:
+            return ocp.training.Checkpointer(self._directory, **options)
+        except OSError:
+            raise
+        except Exception:
+            # One checkpoint of which Orbax cannot read the metadata, and it opens none.
+            broken = _unlisted(self._directory)
+            if not broken:
+                raise
+        for step in broken:
+            log.warning('%s', _broken(self._directory, step, _UNREADABLE))
+        distributed.by_first(self._put_aside, broken)
+        return ocp.training.Checkpointer(self._directory, **options)
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -96,15 +113,15 @@ class Checkpoints:
           CheckpointError: The save before failed, or this one cannot start.
         """
         self.wait()
+        notes = {
+            'position': position,
+            'bases': self._bases,
+            'checksums': checksums.of(state),
+        }
+        notes['digest'] = _digest(notes, _shapes(state))
         try:
             self._pending = self._checkpointer.save_async(
-                step,
-                state,
-                custom_metadata={
-                    'position': position,
-                    'bases': self._bases,
-                    'checksums': checksums.of(state),
-                },
+                step, state, custom_metadata=notes
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -199,16 +216,39 @@ class Checkpoints:
         return step, state, saved.custom_metadata['position']
 
 
+def _unlisted(directory: pathlib.Path) -> list[int]:
+    """Steps of checkpoints whose metadata keep Orbax from opening the directory."""
+    found = []
+    for path in directory.iterdir():
+        if path.name.isdecimal():
+            try:
+                ocp.checkpointables_metadata(path)
+            except Exception:  # whatever a broken file may lead to
+                found.append(int(path.name))
+    return sorted(found)
+
+
 def _metadata(checkpointer: Any, step: int) -> Any:
     """What is known of a checkpoint.
 
     Raises:
-      ValueError: It is cut short: Orbax then knows of nothing, and does not complain.
+      ValueError: It is cut short: Orbax then knows of nothing, and does not complain;
+        or it is not what was saved.
     """
     found = checkpointer.metadata(step)
     if not found.metadata or not found.custom_metadata:
-        raise ValueError('its metadata cannot be read')
+        raise ValueError(_UNREADABLE)
+    digest = _digest(found.custom_metadata, _shapes(found.metadata))
+    if found.custom_metadata.get('digest', digest) != digest:
+        raise ValueError('its metadata is not what was saved')
     return found
+
+
+def _digest(notes: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Of all that is stored beside arrays, as a file of JSON gives it back."""
+    said = {key: value for key, value in notes.items() if key != 'digest'}
+    text = json.dumps([said, shapes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _verify(metadata: Mapping[str, Any], trees: Any) -> None:
@@ -280,7 +320,16 @@ def read(
     context.pytree_options.loading.partial_load = True
     if not directory.is_dir():
         raise CheckpointError(f'{directory}: no checkpoints there.')
-    with ocp.training.Checkpointer(directory.resolve(), context=context) as opened:
+    try:
+        opened = ocp.training.Checkpointer(directory.resolve(), context=context)
+    except Exception as error:
+        raise CheckpointError(
+            f'{directory}: the metadata of checkpoint '
+            f'{", ".join(map(str, _unlisted(directory)))} cannot be read '
+            f'({_first_line(error)}). Start its run again, it is put aside, or move '
+            'it away.'
+        ) from error
+    with opened:
         steps = sorted(metadata.step for metadata in opened.checkpoints)
         if not steps:
             raise CheckpointError(f'{directory}: no whole checkpoint there.')

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 from flax import struct
 import jax
@@ -157,6 +158,46 @@ def test_every_flipped_bit_of_the_values_is_noticed(tmp_path, caplog):
         outcomes.add(found.step)
         values.write_bytes(whole)
     assert 1 in outcomes
+
+
+def test_no_flipped_bit_of_any_file_is_restored(tmp_path):
+    state = make()
+    with opened(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state.replace(step=jnp.int32(step)), step)
+    outcomes = set()
+    whole = tmp_path / 'checkpoints'
+    for file in files(whole / '2'):
+        size = file.stat().st_size
+        for at in range(0, size, max(1, size // 8)):
+            copy = tmp_path / f'{len(list(tmp_path.iterdir()))}'
+            shutil.copytree(whole, copy / 'checkpoints')
+            flip(copy / file.relative_to(tmp_path), at)
+            with opened(copy) as checkpoints:
+                found = checkpoints.restore(abstract(state))
+            assert found is not None
+            step, restored, position = found
+            assert (int(restored.step), position) == (step, step)
+            assert bits(restored)[1:] == bits(state)[1:]
+            outcomes.add(step)
+    assert outcomes == {1, 2}  # some bits mean nothing
+
+
+def test_who_only_reads_names_a_checkpoint_that_cannot_be_listed(tmp_path):
+    state = make()
+    with opened(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, step)
+    file = tmp_path / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
+    file.write_text(file.read_text().replace('"metrics"', '"metricz"'))
+    wanted = {'params': abstract(state).params}
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r'of checkpoint 2 cannot be r'
+    ):
+        checkpoint.read(tmp_path / 'checkpoints', wanted)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+    assert checkpoint.read(tmp_path / 'checkpoints', wanted).step == 1
 
 
 def test_where_all_are_broken_none_is_lost(tmp_path):
