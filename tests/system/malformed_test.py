@@ -79,7 +79,7 @@ WRONG = [
     *[{'seed': wrong} for wrong in (2**63, 0.5, 'x')],
     *[{'stop': wrong} for wrong in ('', [''], [1], 5, ['a'] * 5, 'x' * 201)],
     *[{'stream': wrong} for wrong in (1, 'true', [])],
-    *[{'stream_options': wrong} for wrong in ({}, {'x': 1}, 1)],
+    *[{'stream_options': wrong} for wrong in ([], {'x': 1}, 1)],
     *[{'top_logprobs': wrong} for wrong in (1, -1, 21, 'x')],
     *[{wrong: 1} for wrong in ('path', 'file', '__class__', 'logit_bias', 'tools', '')],
 ]
@@ -147,7 +147,7 @@ def test_places_and_tokens_by_hand(small_server, count):
     for method in ('PUT', 'DELETE', 'PATCH', 'GET', 'OPTIONS', 'BREW'):
         url = small_server.url + CHAT
         check(httpx.request(method, url, headers=headers), count)
-    for token in ('', 'Bearer', 'Bearer ', 'Bearer wrong', 'Basic b3BlbjpzZXNhbWU='):
+    for token in ('', 'Bearer', 'Bearer a b', 'Bearer wrong', 'Basic b3BlbjpzZXNhbWU='):
         for path in (*POSTS, '/v1/models', '/openapi.json'):
             given = {'Authorization': token, 'Content-Type': 'application/json'}
             method = 'POST' if path in POSTS else 'GET'
@@ -160,7 +160,7 @@ def test_places_and_tokens_by_hand(small_server, count):
 @pytest.mark.parametrize(
     'request_bytes',
     [
-        b'GET / HTTP/9.9\r\n\r\n',
+        b'GET / HTTP/one\r\n\r\n',
         b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',  # a TLS hello
         b'GET /' + b'a' * 100_000 + b' HTTP/1.1\r\n\r\n',
         b'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n',
@@ -169,9 +169,12 @@ def test_places_and_tokens_by_hand(small_server, count):
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_what_is_no_http(small_server, count, request_bytes):
+def test_what_is_no_http(small_server, request_bytes):
+    # The log may hold what uvicorn says of connections that break in its hands.
     with socket.create_connection(('127.0.0.1', small_server.port), 10) as connection:
         connection.sendall(request_bytes)
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(1000)
     assert not answer or answer.split()[1].startswith(b'4')
+    assert b'Traceback' not in answer
+    assert small_server.open() == 0
