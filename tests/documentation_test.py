@@ -1,16 +1,15 @@
-"""Commands, options and links of the pages are those that there are.
+"""Commands, options and keys of the pages are those that there are.
 
 Each command is read by the parser of its own program, which ends there; those that
 take seconds are run in `documentation_runs_test.py`.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import configparser
 import functools
 import importlib
 import inspect
-import pathlib
 import re
 import shutil
 import sys
@@ -47,7 +46,7 @@ PROGRAMS = {
 OTHER_OPTIONS = {'--golden', '--oracle-seed', '--help', '--'}
 
 
-class ReadError(Exception):
+class HasRead(Exception):
     """A program has read its command line to the end, and would begin."""
 
 
@@ -67,13 +66,13 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def read(workplace, monkeypatch) -> Callable[[str, Sequence[str]], None]:
+def read(workplace, monkeypatch) -> Iterator[Callable[[str, Sequence[str]], None]]:
     """Has a program read a command line, and fails if it refuses it."""
 
     def ended(function):
         def wrapped(*args, **keywords):
             function(*args, **keywords)
-            raise ReadError
+            raise HasRead
 
         return wrapped
 
@@ -90,13 +89,14 @@ def read(workplace, monkeypatch) -> Callable[[str, Sequence[str]], None]:
         main = program(name).main
         try:
             main(argv) if inspect.signature(main).parameters else main()
-        except ReadError:
+        except HasRead:
             if name.startswith('launch/'):
                 run('beaver_jax.train', argv[argv.index('--') + 1 :])
         except SystemExit as end:
             assert not end.code, f'{name} refuses {argv}'
 
-    return run
+    yield run
+    sys.modules.pop('benchmarks.preference_baseline', None)
 
 
 def program(name: str) -> ModuleType:
@@ -242,79 +242,3 @@ def map_commands(program: str) -> list[documentation.Command]:
         for command in [*documentation.commands(page), *documentation.inline(page)]
         if command.program == program
     ]
-
-
-@pytest.mark.parametrize('page', documentation.PAGES, ids=documentation.name)
-def test_links_lead_somewhere(page):
-    text = page.read_text()
-    links = [target for _, target in re.findall(r'(\[[^]]*\])\(([^)\s]+)\)', text)]
-    links += re.findall(r'--8<-- "(.*)"', text)
-    for link in links:
-        path = link.partition('#')[0]
-        if path and not link.startswith('https://'):
-            parent = ROOT if '--8<--' in text else page.parent
-            assert (parent / path).exists(), link
-
-
-def test_modules_of_the_reference_exist():
-    named = [
-        name
-        for page in (ROOT / 'docs' / 'reference').glob('*.md')
-        for name in re.findall(r'^::: (\S+)$', page.read_text(), re.M)
-    ]
-    assert len(named) > 20
-    for name in named:
-        path = pathlib.Path(ROOT, *name.split('.'))
-        assert path.is_dir() or path.with_suffix('.py').is_file(), name
-
-
-def test_commands_are_found_in_every_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(documentation, 'ROOT', tmp_path)
-    page = tmp_path / 'page.md'
-    page.write_text(PAGE)
-    found = [(one.program, one.arguments) for one in documentation.commands(page)]
-    assert found == [
-        ('beaver_jax.chat', ('runs/x',)),  # fenced ones come first
-        ('beaver_jax.train', ('--config=a.py', '--config.b=1')),
-        ('beaver_jax.train', ('--config.rows=x.jsonl,y.jsonl',)),
-        ('beaver_jax.serve', ('m', '--host', '0.0.0.0')),
-        ('make', ('demo', 'SEED=1')),
-        ('pip', ('install', '-e', '.[gpu]')),
-        ('launch/local.py', ('--processes=2', '--', '--config=a.py')),
-        ('', ('--config.c=2',)),
-        ('beaver_jax.train', ('--config=b.py',)),
-        ('beaver_jax.train', ('--config=c.py',)),
-    ]
-    words = ['python', '-m', 'beaver_jax.plan', '--json=F', '--config.c=2']
-    assert documentation.words(page) == words
-
-
-PAGE = r"""
-Text with `python -m beaver_jax.plan --json=F`.
-
-    rows=x.jsonl,y.jsonl
-    train='.venv/bin/python -m beaver_jax.train'
-    $train --config=a.py \
-        --config.b=1 …
-    $train --config.rows=$rows
-    .venv/bin/python - <<'END'
-    python -m beaver_jax.none
-    END
-
-1. A list:
-
-        TOKEN=… python -m beaver_jax.serve m --host 0.0.0.0
-        cd x && make demo SEED=1  # a remark
-        python3.11 -m venv .venv && .venv/bin/pip install -e '.[gpu]'
-
-        python launch/local.py --processes=2 -- --config=a.py
-
-    --config.c=2
-
-    sbatch --nodes=2 launch/slurm.sbatch --config=b.py
-    xpk workload --command='python -m beaver_jax.train --config=c.py'
-
-```sh
-python -m beaver_jax.chat runs/x
-```
-"""
