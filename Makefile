@@ -3,6 +3,7 @@
 # make lint                            format, lint, types
 # make system [ARGS='-k name']         whole programs as processes, in minutes
 # make parity                          tests against PyTorch, which it installs
+# make docs                            the documentation as a site, in build/site
 # make bench [OUT=build/benchmarks]    training's benchmarks, beside PyTorch's
 # make clean                           removes caches; keeps .venv and runs/
 
@@ -20,7 +21,7 @@ pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
-.PHONY: demo test lint system parity bench clean
+.PHONY: demo test lint system parity docs bench clean
 
 demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo.py $(options)
@@ -40,6 +41,13 @@ system: $(VENV)/.installed-dev
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)
 
+# The variable leaves out a theme's notice about another program. Pages must load
+# nothing from elsewhere: links may lead there, scripts, styles and pictures not.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict --clean
+	! grep -rnE '<(script|link|img|iframe)[^>]* (src|href)="?(https?:)?//' \
+	    --include='*.html' build/site
+
 bench: $(VENV)/.installed-parity
 	mkdir -p $(OUT)
 	$(bin)/python -m benchmarks.iteration --json $(OUT)/iteration.json
@@ -58,4 +66,8 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(bin)/pip
 
 $(VENV)/.installed-parity: $(VENV)/.installed-dev
 	$(bin)/python -m pip install -e '.[dev,parity]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(bin)/python -m pip install -e '.[dev,docs]'
 	touch $@

@@ -47,7 +47,7 @@ def delay(steps: int) -> optax.GradientTransformation:
 def projected_ascent(
     max_value: float | None = None,
 ) -> optax.GradientTransformation:
-    """λ ← Π_[0, λ_max](λ + u), u = η·(Ĉ - d): projected gradient ascent.
+    """λ ← min(max(λ + u, 0), λ_max), u = η·(Ĉ - d): projected gradient ascent.
 
     Args:
       max_value: λ_max; None for no upper bound.
