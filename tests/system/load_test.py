@@ -22,7 +22,7 @@ def server(start):
         queue=64,
         prompts=16,
         prompt_tokens=64,
-        answer_tokens=64,
+        answer_tokens=200,
         chunk=8,
     )
 
@@ -40,7 +40,7 @@ def requests():
         {
             'model': 'talker',
             'messages': [{'role': 'user', 'content': WORDS[: 7 + i % 60]}],
-            'max_tokens': 8 + 37 * i % 57,
+            'max_tokens': 8 + 37 * i % 187,
             'seed': i,
             'logprobs': i % 7 == 0,
             **samplers[i % 5],
