@@ -1,5 +1,8 @@
 """What a language model says of texts, and how it goes on, without its neighbours."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -78,6 +81,19 @@ def test_a_stop_string_ends_with_the_token_that_completes_it(model):
     assert found == whole[: len(found)] and len(found) < len(whole)
     assert stop in model.texts.decode(found, special=True)
     assert stop not in model.texts.decode(found[:-1], special=True)
+
+
+def test_every_end_that_the_model_names_ends_a_text(directory, model, tmp_path):
+    prompt = language_model.Prompt(ids(9, 9), LIMIT, GREEDY)
+    (whole,) = model.generate([prompt])
+    end = next(i for i in range(2, LIMIT) if whole[i] not in whole[:i])
+    copy = shutil.copytree(directory, tmp_path / 'm')
+    named = {'eos_token_id': [whole[end], 7]}
+    (copy / 'generation_config.json').write_text(json.dumps(named))
+    ended = language_model.LanguageModel(str(copy), batch_size=3, max_length=LENGTH)
+    assert ended.generate([prompt]) == [whole[: end + 1]]
+    eos = model.texts.tokenizer.eos_token_id
+    assert set(ended.texts.end_ids) == {whole[end], 7, eos}
 
 
 def test_samples_are_those_of_the_seed(directory, model):

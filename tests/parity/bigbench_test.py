@@ -22,7 +22,8 @@ TASK = {
     'examples': [
         {
             'input': f'{WORDS[i]} {WORDS[i - 1]}',
-            'target_scores': {f'{word} {i}': float(word == WORDS[i]) for word in WORDS},
+            # Every choice has a score of its own, so that it matters which is taken.
+            'target_scores': {f'{word} {i}': n / 8 for n, word in enumerate(WORDS)},
         }
         for i in range(6)
     ],
