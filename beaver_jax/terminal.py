@@ -130,7 +130,7 @@ class Progress:
             left = round(pace * (self._total - step))
             parts.append(f'{left // 60}:{left % 60:02} left')
         self._console.print(
-            ' · '.join(parts),
+            ' · '.join(filter(None, parts)),
             highlight=False,
             markup=False,
             soft_wrap=True,
