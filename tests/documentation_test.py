@@ -34,6 +34,7 @@ PROGRAMS = {
     for name in (
         'train',
         'evaluate',
+        'evaluate.bigbench',
         'data',
         'plan',
         'export',
@@ -42,8 +43,12 @@ PROGRAMS = {
         'report',
     )
 } | {name: name for name in ('launch/local.py', 'launch/tpu_pod.py')}
-# Of pytest, for golden and oracle tests; and what every program takes.
-OTHER_OPTIONS = {'--golden', '--oracle-seed', '--help', '--'}
+# Of pytest, for golden and oracle tests; of lm_eval; and what every program takes.
+OTHER_OPTIONS = {
+    *('--golden', '--oracle-seed'),
+    *('--model', '--model_args', '--tasks', '--batch_size', '--apply_chat_template'),
+    *('--help', '--'),
+}
 
 
 class HasRead(Exception):
