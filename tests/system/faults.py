@@ -32,13 +32,13 @@ class Run:
       rows: The prompts' file.
     """
 
-    def __init__(self, argv: list[str], run: pathlib.Path, rows: pathlib.Path):
-        """Nothing is started yet."""
+    def __init__(
+        self, argv: list[str], run: pathlib.Path, rows: pathlib.Path, log: pathlib.Path
+    ):
+        """Nothing is started yet; what is printed will be in `log`."""
         self.directory, self.rows = run / 'ppo_lag', rows
-        self._argv, self._run = argv, run
+        self._argv, self._log, self._read = argv, log, 0
         self._launcher: subprocess.Popen | None = None
-        self._log = run.with_name(f'{run.name}.log')
-        self._read = 0
 
     def start(self) -> None:
         """Starts the command, always the same one."""
@@ -208,7 +208,7 @@ def remove_rows(run: Run, random_: random.Random) -> None:
     away = run.rows.with_suffix('.away')
     run.rows.rename(away)
     run.start()
-    run.expect(1, f'Error: config.data.prompts={run.rows}')
+    run.expect(1, f"Error: config.data.prompts: No file '{run.rows}'")
     away.rename(run.rows)
 
 

@@ -68,7 +68,7 @@ class Soak:
         self._configs = micro.write_configs(out / 'configs')
         self._inputs = self._train_inputs()
         begun = time.monotonic()
-        self._alone = self._make_run('alone')
+        self._alone = self._make_run(out / 'alone')
         self._alone.start()
         self._alone.expect(0, 'report/index.html')
         self._took = time.monotonic() - begun
@@ -84,11 +84,12 @@ class Soak:
         rows = micro.rows(run, self.out / 'rows', count=32)
         return micro.models(run, 'sft', 'reward', 'cost') | rows
 
-    def _make_run(self, name: str) -> faults.Run:
-        run = self.out / name
+    def _make_run(self, directory: pathlib.Path) -> faults.Run:
+        run, log = directory / 'run', directory.with_suffix('.log')
         changes = self._inputs | STAGE | {'run': run}
         argv = micro.arguments(self._configs, 'ppo_lag', changes)
-        return faults.Run(argv, run, pathlib.Path(self._inputs['data.prompts']))
+        rows = pathlib.Path(self._inputs['data.prompts'])
+        return faults.Run(argv, run, rows, log)
 
     def over(self) -> bool:
         """The time is."""
@@ -98,7 +99,7 @@ class Soak:
         """One run under faults, until it is complete."""
         disk = self.out / f'round{number}'
         with faults.small_disk(disk) as is_small:
-            run = self._make_run(f'{disk.name}/run')
+            run = self._make_run(disk)
             if not is_small and faults.fill_disk in self._untried:
                 self._untried.remove(faults.fill_disk)
             while self._strike(run, with_disk=is_small):
