@@ -7,9 +7,11 @@ hand breaks later shows by sums over every array, and the checkpoint before it i
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -28,14 +30,30 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, or does not fit the run."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """Which checkpoints stay for what they are worth.
+
+    Attributes:
+      count: How many; 0 for none.
+      metric: What they are worth, of those given to `save`.
+      mode: 'min' or 'max' of it is best.
+    """
+
+    count: int
+    metric: str
+    mode: str
+
+
 class Checkpoints:
-    """The checkpoints of one stage: saved by step, the last few kept."""
+    """The checkpoints of one stage: saved by step, the newest and the best kept."""
 
     def __init__(
         self,
         directory: pathlib.Path,
         *,
         keep: int,
+        best: Best | None = None,
         bases: Mapping[str, str] | None = None,
     ):
         """Opens a directory, made if it does not exist.
@@ -43,6 +61,7 @@ class Checkpoints:
         Args:
           directory: Of the stage's checkpoints.
           keep: How many of the newest stay.
+          best: Which older ones stay beside.
           bases: Fingerprints, by config key, of the models that the state's adapters
             stand on, which are not a part of the state.
 
@@ -53,6 +72,7 @@ class Checkpoints:
             raise ValueError(f'config.checkpoint.keep={keep}; must be at least 1.')
         self._directory = directory.resolve()
         self._bases = dict(bases or {})
+        self._metric = best.metric if best is not None and best.count else None
         context = ocp.Context()
         # Replicas share the writing of an array; small ones are not worth the cut.
         saving = context.array_options.saving
@@ -60,7 +80,7 @@ class Checkpoints:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._checkpointer = self._open(
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                preservation_policy=_policy(keep, best),
                 cleanup_tmp_directories=True,
                 context=context,
             )
@@ -101,13 +121,21 @@ class Checkpoints:
             with contextlib.suppress(OSError, ValueError):
                 self._checkpointer.close()
 
-    def save(self, step: int, state: Any, position: Any) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        position: Any,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts saving; waits only for the save before.
 
         Args:
           step: Steps taken so far.
           state: A pytree of arrays.
           position: JSON-like data position.
+          metrics: Of the step. Without that by which checkpoints are kept, or where it
+            is not finite, this one is none of the best.
 
         Raises:
           CheckpointError: The save before failed, or this one cannot start.
@@ -119,9 +147,13 @@ class Checkpoints:
             'checksums': checksums.of(state),
         }
         notes['digest'] = _digest(notes, _shapes(state))
+        worth = (metrics or {}).get(self._metric or '', math.nan)
         try:
             self._pending = self._checkpointer.save_async(
-                step, state, custom_metadata=notes
+                step,
+                state,
+                metrics={self._metric: worth} if math.isfinite(worth) else None,
+                custom_metadata=notes,
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -214,6 +246,23 @@ class Checkpoints:
         state = self._checkpointer.load(step, abstract_state)
         _verify(saved.custom_metadata, state)
         return step, state, saved.custom_metadata['position']
+
+
+def _policy(keep: int, best: Best | None) -> Any:
+    """What Orbax asks which checkpoints stay."""
+    policies = ocp.training.preservation_policies
+    newest = policies.LatestN(keep)
+    if best is None or not best.count:
+        return newest
+    # Of checkpoints that another metric was judged by nothing is known.
+    worst = math.inf if best.mode == 'min' else -math.inf
+    ranked = policies.BestN(
+        get_metric_fn=lambda metrics: metrics.get(best.metric, worst),
+        reverse=best.mode == 'min',
+        n=best.count,
+        keep_checkpoints_without_metrics=False,
+    )
+    return policies.AnyPreservationPolicy([newest, ranked])
 
 
 def _unlisted(directory: pathlib.Path) -> list[int]:

@@ -43,7 +43,11 @@ def run(stage: str, preset: str) -> ml_collections.ConfigDict:
     config.log = _dict(every=1, tensorboard=True, wandb=_maybe(str), heartbeat=10.0)
     # After every so many steps, and when so many minutes have gone by since; 0 minutes
     # leave it at the steps. SIGTERM saves as well.
-    config.checkpoint = _dict(every=100, minutes=30.0, keep=2)
+    # Beside the newest `keep` stay the `best` by a metric of the step that made them,
+    # as in metrics.jsonl; 'min' or 'max' of it is best.
+    config.checkpoint = _dict(
+        every=100, minutes=30.0, keep=2, best=0, metric='train/loss', mode='min'
+    )
     # A run ends after this many non-finite updates in a row; single ones are skipped.
     config.max_bad_steps = 5
     # What becomes of a run that compiles anything after its first step: 'warn', 'error'
@@ -221,6 +225,8 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
     config.max_prompt_length = 256
     config.max_response_length = 256
     config.iterations = 1000
+    config.watch = watch()
+    config.checkpoint.metric, config.checkpoint.mode = 'train/reward', 'max'
     config.rollout = _dict(
         prompts=128,  # per iteration
         samples_per_prompt=1,
@@ -285,6 +291,24 @@ def llama_7b(config: ml_collections.ConfigDict, *models: str) -> None:
         config[name].remat = 'full'
     config.mesh.data, config.mesh.fsdp = 1, -1
     config.checkpoint.every = 50
+
+
+def watch() -> ml_collections.ConfigDict:
+    """Signs that a policy diverges; each bound is for a mean over the window.
+
+    Healthy runs of the built-in world stay far from all: KL below 4 nats, entropy
+    above 0.1, and a reward that λ has moved down by less than a standard deviation.
+    """
+    return _dict(
+        then='warn',  # or 'stop', 'ignore'
+        # Nats of a response. Rewards that are learnt models are overrated at some tens
+        # of them (arXiv 2210.10760).
+        kl=50.0,
+        entropy=0.01,  # nats of a token: a prompt has one response left
+        # Below its best, in standard deviations of the first responses' rewards.
+        reward_drop=2.0,
+        window=10,  # rows of metrics.jsonl
+    )
 
 
 def multiplier() -> ml_collections.ConfigDict:

@@ -20,15 +20,17 @@ from beaver_jax import metrics
 
 log = logging.getLogger(__name__)
 DIRECTORY = 'heartbeats'
-READING, COMPUTING, SAVING, ENDED, FAILED = (
+READING, COMPILING, COMPUTING, SAVING, FINISHING, ENDED, FAILED = (
     'reading rows',
+    'compiling',
     'computing',
     'saving',
+    'finishing',  # evaluates and exports
     'ended',
     'failed',
 )
 # Nobody waits for a process that does this.
-_TOGETHER = (COMPUTING, ENDED, FAILED)
+_TOGETHER = (COMPUTING, FINISHING, ENDED, FAILED)
 
 
 @dataclasses.dataclass
@@ -171,12 +173,20 @@ class Heart:
                     file.unlink()
 
 
-def read(directory: pathlib.Path) -> list[Beat]:
-    """The last beats in a stage's directory, by process; without unreadable ones."""
+def read(directory: pathlib.Path, since: float = 0) -> list[Beat]:
+    """The last beats in a stage's directory, by process; without unreadable ones.
+
+    Args:
+      directory: Of the stage.
+      since: Unix time; files that were last written before, by an earlier start, are
+        left out.
+    """
     found = []
     names = {field.name for field in dataclasses.fields(Beat)}
     for file in sorted((directory / DIRECTORY).glob('*.json')):
         with contextlib.suppress(OSError, ValueError, TypeError):
+            if file.stat().st_mtime < since:
+                continue
             values = json.loads(file.read_text())
             found.append(Beat(**{k: v for k, v in values.items() if k in names}))
     return found

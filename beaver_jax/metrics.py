@@ -19,10 +19,6 @@ import time
 from typing import Any, Self
 import uuid
 
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2
-from tensorboardX.proto import summary_pb2
-
 METRICS = 'metrics.jsonl'
 TIMINGS = 'timings.jsonl'
 _DISK = (
@@ -233,6 +229,10 @@ def _scalar(name: str, step: int, value: Any) -> float:
 
 
 def _start_board(directory: pathlib.Path, resume_step: int | None) -> Any:
+    # Slow to import, and who reads a run never needs it.
+    from tensorboardX import event_file_writer
+    from tensorboardX.proto import event_pb2
+
     # The synchronous writer: SummaryWriter's thread loses what a kill finds in its
     # queue, and once a full disk has ended it, waits for ever.
     first = 0 if resume_step is None else resume_step + 1
@@ -244,6 +244,9 @@ def _start_board(directory: pathlib.Path, resume_step: int | None) -> Any:
 
 
 def _event(step: int, scalars: Mapping[str, float]) -> Any:
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.proto import summary_pb2
+
     values = [
         summary_pb2.Summary.Value(tag=name, simple_value=value)
         for name, value in scalars.items()

@@ -26,6 +26,7 @@ from beaver_jax import distributed
 from beaver_jax import evaluate
 from beaver_jax import heartbeats
 from beaver_jax import interrupts
+from beaver_jax import journal as journal_lib
 from beaver_jax import machine
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import report
@@ -36,10 +37,7 @@ from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
 
 log = logging.getLogger('beaver_jax.train')  # also when it is __main__
-
-
-class RunError(RuntimeError):
-    """What ends a run for a reason that its user can mend."""
+RunError = journal_lib.RunError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -125,9 +123,11 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
 
     with (
         compilation.Counter() as compiled,
+        contextlib.ExitStack() as alive,
         checkpoint.Checkpoints(
             directory / directories.CHECKPOINTS,
             keep=config.checkpoint.keep,
+            best=_best(config),
             bases=stage.bases,
         ) as checkpoints,
     ):
@@ -155,23 +155,27 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
             metrics_lib.write_json(card, stage.card())
 
         # ---- Loop -----------------------------------------------------------------
-        journal = Journal(config, stage, writer, progress, start)
+        journal = journal_lib.Journal(config, stage, writer, progress, start)
+        if stage.bounds is not None and start:
+            journal.recall(distributed.by_first(_rows, directory))
         seed_key = jax.random.key(config.seed)
         under_way: collections.deque[Any] = collections.deque()
         ahead: Mapping[str, compilation.Ahead] = {}
         interval = interrupts.Interval(config.checkpoint.minutes)
         votes = distributed.Votes(mesh, late=True)
-        heart = heartbeats.Heart(
-            directory,
-            place=(jax.process_index(), jax.process_count()),
-            step=start,
-            steps=stage.steps,
-            every=config.log.heartbeat,
+        # It outlives the loop: evaluation and export may be killed as well.
+        heart = alive.enter_context(
+            heartbeats.Heart(
+                directory,
+                place=(jax.process_index(), jax.process_count()),
+                step=start,
+                steps=stage.steps,
+                every=config.log.heartbeat,
+            )
         )
         with (
             writer,
             progress,
-            heart,
             interrupts.Notice() as notice,
             machine.Watch() as watch,
         ):
@@ -180,6 +184,7 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                 key = jax.random.fold_in(seed_key, step)
                 batch = next(stage.feed)
                 if step == start:
+                    heart.does(heartbeats.COMPILING)
                     ahead = _compile(stage, (state, batch, key), directory)
                     begun = time.perf_counter()
                 heart.does(heartbeats.COMPUTING)
@@ -194,11 +199,12 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                 due = done or stop or asked or (step + 1) % config.checkpoint.every == 0
                 while len(under_way) > (not due):
                     journal.write(*under_way.popleft())
-                    if journal.bad >= config.max_bad_steps:
-                        raise _not_finite(journal, checkpoints, directory)
+                    if journal.trouble:
+                        raise journal_lib.ended(journal, checkpoints, directory)
                 if due and not journal.bad:
                     heart.does(heartbeats.SAVING)
-                    checkpoints.save(step + 1, state, stage.feed.position())
+                    position = stage.feed.position()
+                    checkpoints.save(step + 1, state, position, journal.found)
                     interval.restart()
                 heart.done(step + 1)
                 _compiled_late(late, step + 1, config.late_compilation, directory)
@@ -207,6 +213,7 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                     _stop(step + 1, stage.steps, checkpoints, directory)
 
         # ---- Save -----------------------------------------------------------------
+        heart.does(heartbeats.FINISHING)
         found = stage.evaluate(state)
         stage.export(state, directory / 'model')
     memory = _memory(ahead, directory)
@@ -216,33 +223,6 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
     # What the next stage reads is written.
     distributed.barrier(f'{config.stage} is done')
     return True
-
-
-class Journal:
-    """What is written and shown of each step, in their order."""
-
-    def __init__(self, config, stage, writer, progress, start: int):
-        """Nothing is written yet."""
-        self._every, self._stage = config.log.every, stage
-        self._writer, self._progress = writer, progress
-        self.step = start  # steps written
-        self.finite = start  # the last step whose gradients were finite
-        self.bad = 0  # steps without, up to now
-
-    def write(self, step: int, metrics: Mapping[str, Any], seconds: Any) -> None:
-        """Waits for a step's metrics, and for its seconds by phase (a future)."""
-        stage = self._stage
-        found = {name: float(x) for name, x in jax.device_get(dict(metrics)).items()}
-        found |= {name: float(rate(step)) for name, rate in stage.rates.items()}
-        timings = seconds.result()
-        timings |= stage.pace(found, timings)
-        self.step = step + 1
-        if step % self._every == 0 or self.step == stage.steps:
-            self._writer.write(self.step, found)
-            self._writer.write_timings(self.step, timings)
-        self._progress.update(self.step, stage.glance(found), timings)
-        self.bad = round(found['train/bad_steps'])
-        self.finite = self.finite if self.bad else self.step
 
 
 def _compile(stage, arguments, where: Any) -> Mapping[str, compilation.Ahead]:
@@ -281,27 +261,15 @@ def _stop(step: int, steps: int, checkpoints, directory: pathlib.Path) -> NoRetu
     raise SystemExit(distributed.STOPPED)
 
 
-def _not_finite(journal: Journal, checkpoints, directory) -> RunError:
-    """What ends a run whose updates were skipped too many times in a row.
+def _rows(directory: pathlib.Path) -> list[dict[str, float]]:
+    """The rows that are written of a run that goes on."""
+    file = directory / metrics_lib.METRICS
+    return metrics_lib.read(file) if file.is_file() else []
 
-    A checkpoint is good if a step from it had finite gradients. That of the last such
-    step holds the parameters whose gradients are not.
-    """
-    checkpoints.wait()
-    steps = checkpoints.steps()
-    good = [saved for saved in steps if saved < journal.finite]
-    where = directory / directories.CHECKPOINTS
-    if good:
-        last = f'the last good checkpoint is {where}/{good[-1]}'
-    else:
-        last = 'there is no good checkpoint yet'
-    if good and good[-1] != steps[-1]:
-        last += f', remove {where}/{steps[-1]} to go back to it'
-    return RunError(
-        f'step {journal.step}: {journal.bad} updates in a row had non-finite gradients '
-        f'and were skipped; {last}. Lower the learning rate, and go on with '
-        '--config.if_exists=resume or start anew with --config.if_exists=overwrite.'
-    )
+
+def _best(config: ml_collections.ConfigDict) -> checkpoint.Best:
+    section = config.checkpoint
+    return checkpoint.Best(section.best, section.metric, section.mode)
 
 
 def _memory(ahead: Mapping[str, compilation.Ahead], where: Any) -> dict[str, Any]:

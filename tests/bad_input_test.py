@@ -139,6 +139,11 @@ POLICY = [
     ({'actor.logits_chunk': -1}, 'config.actor.logits_chunk=-1; must not be negative'),
     ({'checkpoint.every': 0}, 'config.checkpoint.every=0; must be at least 1.'),
     ({'checkpoint.keep': 0}, 'config.checkpoint.keep=0; must be at least 1.'),
+    ({'checkpoint.best': -1}, 'config.checkpoint.best=-1; must not be negative.'),
+    ({'checkpoint.mode': 'most'}, "config.checkpoint.mode='most'; known: min, max."),
+    ({'watch.then': 'end'}, "config.watch.then='end'; known: warn, stop, ignore."),
+    ({'watch.kl': -1}, 'config.watch.kl=-1.0; use a number from 0, 0 for none.'),
+    ({'watch.window': 0}, 'config.watch.window=0; must be at least 1.'),
     ({'log.every': 0}, 'config.log.every=0; must be at least 1.'),
     ({'max_bad_steps': 0}, 'config.max_bad_steps=0; must be at least 1.'),
     (

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, and the same bits back."""
 
 import json
+import math
 import pathlib
 import shutil
 
@@ -244,6 +245,49 @@ def test_the_newest_few_are_kept(tmp_path):
         found = checkpoints.restore(abstract(make()))
         assert found is not None
         assert (found[0], found[2]) == (5, {'step': 5})
+
+
+def kept(directory, best, worths, start=1):
+    """Steps that stay of those saved, one for each worth, beside the newest one."""
+    with checkpoint.Checkpoints(directory, keep=1, best=best) as checkpoints:
+        for step, worth in enumerate(worths, start=start):
+            metrics = {'train/reward': worth, 'train/loss': 0.0}
+            checkpoints.save(step, make(), step, None if worth is None else metrics)
+        checkpoints.wait()
+        return checkpoints.steps()
+
+
+def test_the_best_are_kept_beside_the_newest_also_by_a_later_start(tmp_path):
+    best = checkpoint.Best(2, 'train/reward', 'max')
+    where = tmp_path / 'checkpoints'
+    # 5 and 4, of steps 2 and 4, and the newest.
+    assert kept(where, best, [3, 5, 1, 4, 0]) == [2, 4, 5]
+    # 5 and 4.5: what the earlier ones were worth is known.
+    assert kept(where, best, [4.5, 1], start=6) == [2, 6, 7]
+    with opened(tmp_path) as checkpoints:
+        found = checkpoints.restore(abstract(make()))
+        assert found is not None
+        assert (found[0], found[2]) == (7, 7)  # a run goes on from the newest
+
+
+def test_the_least_is_best_where_the_config_says_so(tmp_path):
+    best = checkpoint.Best(1, 'train/reward', 'min')
+    # Neither NaN nor what is not known is the least.
+    assert kept(tmp_path / 'c', best, [3, math.nan, 2, None, 4]) == [3, 5]
+
+
+@pytest.mark.parametrize('mode', ['min', 'max'])
+def test_what_was_judged_by_another_metric_is_not_the_best(mode, tmp_path):
+    where = tmp_path / 'c'
+    assert kept(where, checkpoint.Best(1, 'train/loss', mode), [7]) == [1]
+    best = checkpoint.Best(1, 'train/reward', mode)
+    assert kept(where, best, [1, 1, 1], start=2)[-1] == 4
+    assert 1 not in kept(where, best, [1], start=5)
+
+
+def test_none_of_the_best_are_kept_where_none_are_wanted(tmp_path):
+    best = checkpoint.Best(0, 'train/reward', 'max')
+    assert kept(tmp_path / 'c', best, [3, 5, 1]) == [3]
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from beaver_jax import layout
 from beaver_jax import metrics
 from beaver_jax import train
 from tests import micro
@@ -122,6 +123,51 @@ def test_reward_shaping_measures_costs_and_has_no_multiplier(
     assert row['train/shaped_reward'] == pytest.approx(shaped, abs=1e-6)
     assert 'train/lambda' not in row
     assert 'multiplier' not in micro.summary(run, 'ppo_reward_shaping')
+
+
+def test_a_policy_that_diverges_stops_its_run_and_the_good_checkpoint_is_named(
+    chain, configs, tmp_path, caplog
+):
+    alone = metrics.read(chain / 'ppo_lag' / metrics.METRICS)
+    entropies = [row['train/entropy'] for row in alone]
+    # Falls at every step: the third is the first below this bound.
+    bound = (entropies[1] + entropies[2]) / 2
+    assert min(entropies[:2]) > bound > max(entropies[2:])
+    run = tmp_path / 'run'
+    overrides = {
+        'run': run,
+        **micro.models(chain, 'sft', 'reward', 'cost'),
+        'data.world': 'false',
+        'data.prompts': chain / 'world' / 'prompts_train.jsonl',
+        'data.prompts_test': chain / 'world' / 'prompts_test.jsonl',
+        'watch.entropy': bound,
+        'watch.window': 1,
+    }
+    stops = micro.arguments(configs, 'ppo_lag', overrides | {'watch.then': 'stop'})
+    with pytest.raises(train.RunError) as caught:
+        micro.train_alone(stops)
+    where = f'{run}/ppo_lag/checkpoints'
+    # Step 3 is of the state of step 2; that of step 1 was good at step 2.
+    assert str(caught.value) == (
+        f'step 3: the entropy is 5.9 nats, below config.watch.entropy={bound:g}; the '
+        f'last good checkpoint is {where}/1, remove {where}/2 to go back to it. Lower '
+        'the learning rate or raise config.ppo.kl_coeff, and go on with '
+        '--config.if_exists=resume or start anew with --config.if_exists=overwrite.'
+    )
+    assert [x['step'] for x in metrics.read(run / 'ppo_lag' / metrics.METRICS)] == [
+        *(1, 2, 3)
+    ]
+    # Told once, it goes on as one that was never stopped; and the best is kept.
+    best = {'watch.then': 'warn', 'checkpoint.keep': 1, 'checkpoint.best': 1}
+    caplog.clear()
+    micro.train_alone(micro.arguments(configs, 'ppo_lag', overrides | best))
+    assert 'resumed after step 2 of 5' in caplog.text
+    assert caplog.text.count('the entropy is') == 1
+    assert 'ppo_lag, step 3: the entropy is 5.9 nats' in caplog.text
+    assert metrics.read(run / 'ppo_lag' / metrics.METRICS) == alone
+    rewards = [row['train/reward'] for row in alone[2:]]
+    steps = {3 + rewards.index(max(rewards)), 5}
+    assert {saved.step for saved in layout.checkpoints(run / 'ppo_lag')} == steps
 
 
 TWO = '''"""Two constraints on one cost model."""

@@ -9,17 +9,10 @@ import pathlib
 import re
 from typing import Any
 
+from beaver_jax import layout
 from beaver_jax import metrics
 
-# The order in which a run is told, and the names it is told by.
-STAGES = {
-    'sft': 'SFT',
-    'reward': 'Reward model',
-    'cost': 'Cost model',
-    'ppo': 'PPO',
-    'ppo_lag': 'PPO-Lagrangian',
-    'ppo_reward_shaping': 'PPO, reward shaping',
-}
+STAGES = layout.STAGES
 AGAIN = 'write it again by running its stage again'
 
 

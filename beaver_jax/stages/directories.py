@@ -13,22 +13,22 @@ import ml_collections
 
 from beaver_jax import config as config_lib
 from beaver_jax import distributed
+from beaver_jax import layout
 from beaver_jax import metrics as metrics_lib
 from beaver_jax.stages import inputs
 
 log = logging.getLogger(__name__)
 
-SUMMARY = 'summary.json'  # written last: its stage is done
-RESULTS = 'results.json'  # the same of an evaluation
-CARD = 'data_card.json'
-CONFIG = 'config.json'
-CHECKPOINTS = 'checkpoints'
+SUMMARY, RESULTS, CARD = layout.SUMMARY, layout.RESULTS, layout.CARD
+CONFIG, CHECKPOINTS = layout.CONFIG, layout.CHECKPOINTS
+is_done = layout.is_done
 # What may differ between a run and its continuation.
 VOLATILE = (
     'if_exists',
     'late_compilation',
     'log.',
     'checkpoint.',
+    'watch.',
     'mesh.',
     'data.workers',
     # How a judge is asked, and how much; not what.
@@ -44,11 +44,6 @@ IF_EXISTS = ('refuse', 'resume', 'overwrite')
 def directory(config: ml_collections.ConfigDict) -> pathlib.Path:
     """Where the stage's results go: <run>/<stage>."""
     return pathlib.Path(config.run) / config.stage
-
-
-def is_done(path: pathlib.Path) -> bool:
-    """Whether a stage's directory holds a finished stage."""
-    return any((path / name).is_file() for name in (SUMMARY, RESULTS))
 
 
 def check(config: ml_collections.ConfigDict) -> bool:

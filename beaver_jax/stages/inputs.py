@@ -26,6 +26,7 @@ Tokenizer = transformers.PreTrainedTokenizerBase
 Settings = TypeVar('Settings')
 LATE = ('warn', 'error', 'ignore')  # of what is compiled after the first step
 DTYPES = ('auto', 'float32', 'bfloat16')
+MODES = ('min', 'max')  # of a metric by which checkpoints are kept
 # Embeddings and logits are padded to a multiple of so many tokens, whatever the mesh
 # is: so a tensor axis divides them, and a checkpoint fits any mesh.
 VOCAB_MULTIPLE = 128
@@ -125,9 +126,15 @@ def check_loop(config: ml_collections.ConfigDict) -> None:
             f'config.late_compilation={config.late_compilation!r}; known: '
             f'{", ".join(LATE)}.'
         )
+    if config.checkpoint.mode not in MODES:
+        raise InputError(
+            f'config.checkpoint.mode={config.checkpoint.mode!r}; known: '
+            f'{", ".join(MODES)}.'
+        )
     for name, value in (
         ('log.heartbeat', config.log.heartbeat),
         ('checkpoint.minutes', config.checkpoint.minutes),
+        ('checkpoint.best', config.checkpoint.best),
     ):
         if value < 0:
             raise InputError(f'config.{name}={value}; must not be negative.')

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 import ml_collections
 
 from beaver_jax import compilation
+from beaver_jax import layout
+from beaver_jax import watch
 from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.rollout import experience
@@ -121,11 +123,12 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         evaluate=lambda state: {},
         export=functools.partial(_export, config, mesh, loaded, tokenizer),
         rates=rates,
-        headline=('train/reward', 'train/cost', 'train/lambda', 'train/kl_divergence'),
+        headline=layout.HEADLINES[config.stage],
         data=counts,
         card=prompts.card,
         summarize=functools.partial(summarize, config, thresholds),
         bases=ppo_models.fingerprints(config, tokenizer, tuple(thresholds)),
+        bounds=inputs.settings(watch.Bounds, 'watch', config.watch),
     )
 
 

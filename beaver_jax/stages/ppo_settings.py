@@ -8,6 +8,7 @@ import optax
 
 from beaver_jax import multiplier
 from beaver_jax import sharding
+from beaver_jax import watch
 from beaver_jax.models import config as model_lib
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
@@ -55,6 +56,7 @@ def check(
     for name in ('actor_optimizer', 'critic_optimizer'):
         stage_lib.optimizer(config, name, config.iterations)
     multiplier_optimizer(config.multiplier)
+    inputs.settings(watch.Bounds, 'watch', config.watch)
     thresholds = {}
     for name, cost in config.costs.items():
         if cost.threshold is not None:

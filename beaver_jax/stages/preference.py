@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax import layout
 from beaver_jax import sharding
 from beaver_jax.data import batches
 from beaver_jax.data import buckets as buckets_lib
@@ -101,7 +102,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         evaluate=evaluate,
         export=functools.partial(_export, config, mesh, model, learning, tokenizer),
         rates={'train/lr': rate},
-        headline=('train/loss', 'train/accuracy'),
+        headline=layout.HEADLINES[config.stage],
         data=_log_counts(config, counts, buckets),
         card=found.card,
         bases=learning_lib.fingerprint(learning.lora, 'model', config.model.init),

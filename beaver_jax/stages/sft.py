@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
+from beaver_jax import layout
 from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
@@ -75,7 +76,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> stage_lib.Stage:
         evaluate=evaluate,
         export=functools.partial(_export, config, mesh, model, learning, tokenizer),
         rates={'train/lr': rate},
-        headline=('train/loss',),
+        headline=layout.HEADLINES[config.stage],
         data=records.log_counts(config, counts, 'batch_size', 'max_length'),
         card=found.card,
         bases=learning_lib.fingerprint(learning.lora, 'model', config.model.init),

@@ -12,8 +12,10 @@ import ml_collections
 import optax
 
 from beaver_jax import compilation
+from beaver_jax import layout
 from beaver_jax import optim
 from beaver_jax import sharding
+from beaver_jax import watch
 from beaver_jax.models import transformer
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning
@@ -73,6 +75,7 @@ class Stage:
         they are thereafter.
       pace: (metrics, seconds by phase and of the step) to more of the latter's kind.
       bases: Fingerprints, by config key, of the models that adapters stand on.
+      bounds: Beyond which a policy is said to diverge; None where nobody looks.
     """
 
     state: Any
@@ -91,18 +94,11 @@ class Stage:
         lambda metrics, seconds: {}
     )
     bases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bounds: watch.Bounds | None = None
 
     def glance(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The headline metrics that there are, or else each of a metric's parts."""
-        return {
-            name.removeprefix('train/'): metrics[name]
-            for headline in self.headline
-            for name in (
-                [headline]
-                if headline in metrics
-                else [part for part in metrics if part.startswith(f'{headline}/')]
-            )
-        }
+        return layout.glance(self.headline, metrics)
 
     def shardings(self) -> Any:
         """Of the state."""

@@ -19,6 +19,7 @@ def of_rollout(experience: types.Experience, config: ppo_config.PPOConfig) -> Me
     lengths = jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)
     metrics = {
         'train/reward': jnp.mean(experience.reward),
+        'train/reward_std': jnp.std(experience.reward),  # among the samples
         'train/kl_divergence': jnp.mean(jnp.sum(kl, axis=1)),
         'train/effective_kl_coeff': jnp.float32(config.kl_coeff),
         'train/mean_generated_length': jnp.mean(lengths),

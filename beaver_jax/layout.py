@@ -1,0 +1,81 @@
+"""What lies where in a run's directory, and by what a stage is told at a glance.
+
+    <run>/<stage>/   config.json  metrics.jsonl  checkpoints/  model/  summary.json
+
+Names alone: who reads a run need not know how it is trained.
+"""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import NamedTuple
+
+SUMMARY = 'summary.json'  # written last: its stage is done
+RESULTS = 'results.json'  # the same of an evaluation
+CARD = 'data_card.json'
+CONFIG = 'config.json'
+CHECKPOINTS = 'checkpoints'
+
+# The order in which stages are told, and the names they are told by.
+STAGES = {
+    'sft': 'SFT',
+    'reward': 'Reward model',
+    'cost': 'Cost model',
+    'ppo': 'PPO',
+    'ppo_lag': 'PPO-Lagrangian',
+    'ppo_reward_shaping': 'PPO, reward shaping',
+}
+# Metrics worth a place beside a progress bar.
+_PAIRS = ('train/loss', 'train/accuracy')
+_POLICY = ('train/reward', 'train/cost', 'train/lambda', 'train/kl_divergence')
+HEADLINES = {
+    'sft': ('train/loss',),
+    'reward': _PAIRS,
+    'cost': _PAIRS,
+    'ppo': _POLICY,
+    'ppo_lag': _POLICY,
+    'ppo_reward_shaping': _POLICY,
+}
+
+
+class Saved(NamedTuple):
+    """A whole checkpoint."""
+
+    step: int
+    bytes: int
+    time: float  # Unix time of its end
+
+
+def is_done(path: pathlib.Path) -> bool:
+    """Whether a stage's directory holds a finished stage."""
+    return any((path / name).is_file() for name in (SUMMARY, RESULTS))
+
+
+def glance(headline: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:
+    """The headline metrics that there are, or else each of a metric's parts."""
+    return {
+        name.removeprefix('train/'): metrics[name]
+        for one in headline
+        for name in (
+            [one]
+            if one in metrics
+            else [part for part in metrics if part.startswith(f'{one}/')]
+        )
+    }
+
+
+def checkpoints(directory: pathlib.Path) -> list[Saved]:
+    """The whole checkpoints of a stage's directory, by step.
+
+    Those under way have longer names. Files that go meanwhile are not counted.
+    """
+    found = []
+    for path in (directory / CHECKPOINTS).glob('*'):
+        if path.name.isdecimal():
+            try:
+                time = path.stat().st_mtime
+                files = [file.stat() for file in path.rglob('*') if file.is_file()]
+            except FileNotFoundError:
+                continue
+            size = sum(file.st_size for file in files)
+            found.append(Saved(int(path.name), size, time))
+    return sorted(found)
