@@ -2,6 +2,7 @@
 # make test [ARGS='-k name'] [JOBS=2]  the test suite, in so many processes
 # make lint                            format, lint, types
 # make system [ARGS='-k name']         whole programs as processes, in minutes
+# make soak [MINUTES=60]               a run under faults, beside one left alone
 # make parity                          tests against PyTorch, which it installs
 # make docs                            the documentation as a site, in build/site
 # make bench [OUT=build/benchmarks]    training's benchmarks, beside PyTorch's
@@ -15,13 +16,14 @@ RUN ?= runs/tiny
 ARGS ?=
 OUT ?= build/benchmarks
 JOBS ?= 2
+MINUTES ?= 60
 
 bin := $(VENV)/bin
 pytest := $(bin)/python -m pytest -n $(JOBS) --dist worksteal
 train := $(bin)/python -m beaver_jax.train
 options := --config.seed=$(SEED) --config.run=$(RUN)
 
-.PHONY: demo test lint system parity docs bench clean
+.PHONY: demo test lint system soak parity docs bench clean
 
 demo: $(VENV)/.installed-dev
 	$(train) --config=configs/ppo.py $(options)
@@ -37,6 +39,9 @@ lint: $(VENV)/.installed-dev
 
 system: $(VENV)/.installed-dev
 	$(pytest) tests/system $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(bin)/python -m tests.system.soak --minutes=$(MINUTES)
 
 parity: $(VENV)/.installed-parity
 	$(pytest) tests/parity $(ARGS)

@@ -41,6 +41,7 @@ PROGRAMS = {
         'chat',
         'serve',
         'report',
+        'status',
     )
 } | {name: name for name in ('launch/local.py', 'launch/tpu_pod.py')}
 # Of pytest, for golden and oracle tests; of lm_eval; and what every program takes.
