@@ -8,8 +8,6 @@ hand breaks later shows by sums over every array, and the checkpoint before it i
 from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import pathlib
@@ -21,9 +19,9 @@ from orbax.checkpoint.experimental import v1 as ocp
 
 from beaver_jax import checksums
 from beaver_jax import distributed
+from beaver_jax import integrity
 
 log = logging.getLogger(__name__)
-_UNREADABLE = 'its metadata cannot be read'
 
 
 class CheckpointError(RuntimeError):
@@ -98,11 +96,13 @@ class Checkpoints:
             raise
         except Exception:
             # One checkpoint of which Orbax cannot read the metadata, and it opens none.
-            broken = _unlisted(self._directory)
+            broken = integrity.unlisted(self._directory)
             if not broken:
                 raise
         for step in broken:
-            log.warning('%s', _broken(self._directory, step, _UNREADABLE))
+            log.warning(
+                '%s', integrity.broken(self._directory, step, integrity.UNREADABLE)
+            )
         distributed.by_first(self._put_aside, broken)
         return ocp.training.Checkpointer(self._directory, **options)
 
@@ -146,7 +146,7 @@ class Checkpoints:
             'bases': self._bases,
             'checksums': checksums.of(state),
         }
-        notes['digest'] = _digest(notes, _shapes(state))
+        notes['digest'] = integrity.digest(notes, integrity.shapes(state))
         worth = (metrics or {}).get(self._metric or '', math.nan)
         try:
             self._pending = self._checkpointer.save_async(
@@ -208,9 +208,9 @@ class Checkpoints:
             except CheckpointError:
                 raise
             except Exception as error:  # whatever a broken file may lead to
-                problem = _first_line(error)
+                problem = integrity.first_line(error)
             if distributed.any_process(found is None):
-                log.warning('%s', _broken(self._directory, step, problem))
+                log.warning('%s', integrity.broken(self._directory, step, problem))
                 continue
             distributed.by_first(self._put_aside, steps[len(steps) - count :])
             if count:
@@ -234,8 +234,10 @@ class Checkpoints:
             (self._directory / str(step)).rename(aside / name)
 
     def _load(self, step: int, abstract_state: Any) -> tuple[int, Any, Any]:
-        saved = _metadata(self._checkpointer, step)
-        problems = _differences(_shapes(abstract_state), _shapes(saved.metadata))
+        saved = integrity.metadata(self._checkpointer, step)
+        problems = integrity.differences(
+            integrity.shapes(abstract_state), integrity.shapes(saved.metadata)
+        )
         if problems:
             raise CheckpointError(
                 f'{self._directory}: the checkpoint of step {step} is of another '
@@ -265,41 +267,6 @@ def _policy(keep: int, best: Best | None) -> Any:
     return policies.AnyPreservationPolicy([newest, ranked])
 
 
-def _unlisted(directory: pathlib.Path) -> list[int]:
-    """Steps of checkpoints whose metadata keep Orbax from opening the directory."""
-    found = []
-    for path in directory.iterdir():
-        if path.name.isdecimal():
-            try:
-                ocp.checkpointables_metadata(path)
-            except Exception:  # whatever a broken file may lead to
-                found.append(int(path.name))
-    return sorted(found)
-
-
-def _metadata(checkpointer: Any, step: int) -> Any:
-    """What is known of a checkpoint.
-
-    Raises:
-      ValueError: It is cut short: Orbax then knows of nothing, and does not complain;
-        or it is not what was saved.
-    """
-    found = checkpointer.metadata(step)
-    if not found.metadata or not found.custom_metadata:
-        raise ValueError(_UNREADABLE)
-    digest = _digest(found.custom_metadata, _shapes(found.metadata))
-    if found.custom_metadata.get('digest', digest) != digest:
-        raise ValueError('its metadata is not what was saved')
-    return found
-
-
-def _digest(notes: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Of all that is stored beside arrays, as a file of JSON gives it back."""
-    said = {key: value for key, value in notes.items() if key != 'digest'}
-    text = json.dumps([said, shapes], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _verify(metadata: Mapping[str, Any], trees: Any) -> None:
     """Compares arrays with their sums; those of older checkpoints have none.
 
@@ -310,18 +277,6 @@ def _verify(metadata: Mapping[str, Any], trees: Any) -> None:
     if changed:
         names = ', '.join(changed[:3]) + (' …' if changed[3:] else '')
         raise ValueError(f'other bits than were saved: {names}')
-
-
-def _broken(directory: pathlib.Path, step: int, problem: str) -> str:
-    return (
-        f'{directory}: the checkpoint of step {step} is broken and not used '
-        f'({problem or "as another process finds"})'
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or ['']
-    return f'{type(error).__name__}: {lines[0][:200]}'
 
 
 def check_bases(then: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -374,9 +329,9 @@ def read(
     except Exception as error:
         raise CheckpointError(
             f'{directory}: the metadata of checkpoint '
-            f'{", ".join(map(str, _unlisted(directory)))} cannot be read '
-            f'({_first_line(error)}). Start its run again, it is put aside, or move '
-            'it away.'
+            f'{", ".join(map(str, integrity.unlisted(directory)))} cannot be read '
+            f'({integrity.first_line(error)}). Start its run again, it is put aside, '
+            'or move it away.'
         ) from error
     with opened:
         steps = sorted(metadata.step for metadata in opened.checkpoints)
@@ -394,11 +349,11 @@ def read(
             except CheckpointError:
                 raise
             except Exception as error:  # whatever a broken file may lead to
-                problem = _first_line(error)
+                problem = integrity.first_line(error)
             if not distributed.any_process(found is None):
                 assert found is not None  # in no process
                 return found
-            log.warning('%s', _broken(directory, one, problem))
+            log.warning('%s', integrity.broken(directory, one, problem))
     which = f'of step {step}' if step is not None else 'that is whole'
     raise CheckpointError(f'{directory}: no checkpoint {which} can be read.')
 
@@ -406,12 +361,15 @@ def read(
 def _read(
     opened: Any, directory: pathlib.Path, step: int, abstract: Mapping[str, Any]
 ) -> Part:
-    saved = _metadata(opened, step)
-    have = _shapes(saved.metadata)
+    saved = integrity.metadata(opened, step)
+    have = integrity.shapes(saved.metadata)
     for place, tree in abstract.items():
         prefix = f'{place}/'
-        problems = _differences(
-            {f'{prefix}{name}': shape for name, shape in _shapes(tree).items()},
+        problems = integrity.differences(
+            {
+                f'{prefix}{name}': shape
+                for name, shape in integrity.shapes(tree).items()
+            },
             {name: have[name] for name in have if name.startswith(prefix)},
         )
         if problems:
@@ -439,34 +397,6 @@ def _at(tree: Any, place: str) -> Any:
     for name in place.split('/'):
         tree = tree[name]
     return tree
-
-
-def _differences(
-    want: Mapping[str, tuple[int, ...]], have: Mapping[str, tuple[int, ...]]
-) -> str:
-    """Compares names and shapes, as Orbax would say less of what differs."""
-    shapes = [
-        f'{name} is {have[name]}, not {want[name]}'
-        for name in sorted(want.keys() & have.keys())
-        if have[name] != want[name]
-    ]
-    return '; '.join(
-        f'{what}: {", ".join(found[:6])}{" …" if found[6:] else ""}'
-        for what, found in (
-            ('missing', sorted(want.keys() - have.keys())),
-            ('left over', sorted(have.keys() - want.keys())),
-            ('wrong shape', shapes),
-        )
-        if found
-    )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
-        for path, leaf in flat
-    }
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -33,6 +33,7 @@ ROOMS = {
     'optim': 2,
     'checkpoint': 3,
     'checksums': 2,
+    'integrity': 2,
     'scoring': 2,
     'steps': 3,
     'rollout': 3,
