@@ -42,7 +42,7 @@ class Record:
 
     Attributes:
       kind: Its name.
-      at: Steps done when it struck.
+      at: Steps done when it had ended the run.
       struck: The time, by a clock that starts anywhere.
       resumed: The step at which the next start began; None before there was one.
       seconds: From the fault to the first step that was new again.
@@ -118,6 +118,7 @@ class Soak:
         self.records.append(Record(faults.name(fault), run.steps, time.monotonic()))
         show(f'{self.records[-1].kind} at step {run.steps} of {STEPS}')
         fault(run, self.random)
+        self.records[-1].at = run.steps  # some more, where it took its time
         return True
 
     def _draw(self, with_disk: bool) -> faults.Fault:
