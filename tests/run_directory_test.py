@@ -3,11 +3,14 @@
 import os
 import resource
 import shutil
+import signal
 import time
 
 import pytest
 
+from beaver_jax import distributed
 from beaver_jax import metrics
+from beaver_jax import status
 from beaver_jax import train
 from tests import micro
 
@@ -148,6 +151,36 @@ def test_a_disk_too_full_for_the_world(configs, tmp_path):
     assert 'Traceback' not in output
     assert not (run / 'world').exists()
     assert not list(run.glob('.world*'))
+
+
+# ---- SIGTERM ------------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(sft, monkeypatch, capsys):
+    run, arguments = sft
+    command = arguments(steps=6, checkpoint__every=100, log__heartbeat=0.05)
+    write = metrics.Writer.write
+
+    def and_terminate(self, step, values):
+        write(self, step, values)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(metrics.Writer, 'write', and_terminate)
+        train.main(command)
+    assert caught.value.code == distributed.STOPPED
+    # Step 2 is written while step 3 is computed; step 4 is the first that hears of it.
+    told = f'{run}/sft: stopped by SIGTERM after step 4 of 6; the checkpoint of step 4'
+    assert told in capsys.readouterr().err
+    (found,) = status.read(run / 'sft', time.time())
+    assert (found.state, found.step, found.steps) == (status.STOPPED, 4, 6)
+    train.main(command)
+    assert 'resumed after step 4 of 6' in capsys.readouterr().err
+    rows = metrics.read(run / 'sft' / metrics.METRICS)
+    assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+    (found,) = status.read(run / 'sft', time.time())
+    assert (found.state, found.step) == (status.DONE, 6)
 
 
 # ---- Gradients ----------------------------------------------------------------------
