@@ -73,7 +73,7 @@ class Soak:
         self._alone.expect(0, 'report/index.html')
         self._took = time.monotonic() - begun
         self._deadline = time.monotonic() + 60 * minutes
-        self._untried = [*faults.ANY_MOMENT, *faults.LATER]
+        self._untried: list[faults.Fault] = []
 
     def _train_inputs(self) -> dict[str, str]:
         run = self.out / 'inputs'
@@ -100,8 +100,6 @@ class Soak:
         disk = self.out / f'round{number}'
         with faults.small_disk(disk) as is_small:
             run = self._make_run(disk)
-            if not is_small and faults.fill_disk in self._untried:
-                self._untried.remove(faults.fill_disk)
             while self._strike(run, with_disk=is_small):
                 pass
             self.equal.append(same(run, self._alone))
@@ -122,13 +120,14 @@ class Soak:
         return True
 
     def _draw(self, with_disk: bool) -> faults.Fault:
-        """Each kind once, then any."""
+        """Each kind once, in any order, then again."""
         if not self._untried:
             self._untried = [*faults.ANY_MOMENT, *faults.LATER]
-            if not with_disk:
-                self._untried.remove(faults.fill_disk)
             self.random.shuffle(self._untried)
-        return self._untried.pop()
+        fault = self._untried.pop()
+        if fault is faults.fill_disk and not with_disk:
+            return self._draw(with_disk)
+        return fault
 
     def _moment(self, run: faults.Run, fault: faults.Fault) -> bool:
         """Waits for a fault's moment; False where the run ends before."""
