@@ -42,6 +42,13 @@ class Shape:
         """Tokens of a row."""
         return self.prompt + self.response
 
+    def parameters(self) -> int:
+        """Weights of all matrices, embedding and head included."""
+        width = self.embed_dim // self.num_heads
+        inner = self.num_heads + self.num_kv_heads
+        layer = self.embed_dim * (2 * inner * width + 3 * self.mlp_dim)
+        return self.num_layers * layer + 2 * self.embed_dim * self.vocab_size
+
     def flops(self) -> dict[str, float]:
         """What a phase must compute at least, by matmuls alone.
 
@@ -81,5 +88,19 @@ PRESETS = {
         dtype='bfloat16',
         remat='full',
         chunks=4,
+    ),
+    'llama-70b': Shape(
+        32_000,
+        8192,
+        80,
+        64,
+        8,
+        28_672,
+        rows=512,
+        prompt=256,
+        response=256,
+        dtype='bfloat16',
+        remat='full',
+        chunks=8,
     ),
 }
