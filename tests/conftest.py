@@ -132,17 +132,6 @@ def few_rows(
 
 
 @pytest.fixture(scope='session')
-def one_device(
-    chain: pathlib.Path, configs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[micro.Background]:
-    """The chain again, on one device, in a copy of its world."""
-    run = tmp_path_factory.mktemp('one_device') / 'run'
-    background = micro.Background(configs, run, chain / 'world')
-    yield background
-    background.stop()
-
-
-@pytest.fixture(scope='session')
 def golden_dir(request: pytest.FixtureRequest) -> pathlib.Path:
     """The directory of the golden set: that of --golden, or the shared one, or ours."""
     given = request.config.getoption('--golden')

@@ -1,8 +1,12 @@
-"""Servers that tests share."""
+"""Servers and runs that tests share."""
+
+from collections.abc import Iterator
+import pathlib
 
 import pytest
 
 from tests import compiling
+from tests import micro
 from tests.serve import small
 from tests.system import server
 
@@ -60,3 +64,14 @@ def small_server(start, paths):
         choices=4,
         body_bytes=50_000,
     )
+
+
+@pytest.fixture(scope='session')
+def one_device(
+    chain: pathlib.Path, configs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[micro.Background]:
+    """The chain again, on one device, in a copy of its world."""
+    run = tmp_path_factory.mktemp('one_device') / 'run'
+    background = micro.Background(configs, run, chain / 'world')
+    yield background
+    background.stop()
