@@ -7,6 +7,7 @@ instead, because a scan that returns the cache would copy it.
 """
 
 import functools
+import re
 from typing import Any
 
 from flax import linen as nn
@@ -64,18 +65,32 @@ UNROLLED = 8  # layers, at most, that a pass without a cache does not scan
 
 
 def unstack(params: Any, config: config_lib.TransformerConfig) -> Any:
-    """Parameters for a decoding loop: in the compute type, one subtree per layer.
+    """Parameters for a decoding loop: whole, in the compute type, a subtree per layer.
 
-    Every step of a loop would otherwise slice, and so copy, all layers. The result
-    goes where the stacked parameters would, as long as there is a cache.
+    Every step of a loop would otherwise gather what fsdp has cut (tensor stays cut),
+    cast it, and slice, and so copy, all layers. The result goes where the stacked
+    parameters would, as long as there is a cache.
     """
 
     def cast(leaf):  # quantized kernels keep their few bits
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(config.dtype) if is_float else leaf
 
+    def gathered(tree, prefix, stacked):
+        def gather(path, leaf):
+            name = prefix + jax.tree_util.keystr(path, simple=True, separator='/')
+            cut = next((spec for rule, spec in RULES if re.fullmatch(rule, name)), P())
+            spec = (None if axes == 'fsdp' else axes for axes in cut[stacked:])
+            return blocks.constrain(leaf, *spec)
+
+        return jax.tree_util.tree_map_with_path(gather, tree)
+
     params = jax.tree.map(cast, params)
-    return params | {'layers': layer_list(params['layers'], config.num_layers)}
+    layers = layer_list(params['layers'], config.num_layers)
+    rest = {name: tree for name, tree in params.items() if name != 'layers'}
+    return gathered(rest, '', 0) | {
+        'layers': tuple(gathered(layer, 'layers/', 1) for layer in layers)
+    }
 
 
 def layer_list(layers: Any, count: int) -> tuple[Any, ...]:

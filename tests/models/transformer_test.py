@@ -257,6 +257,26 @@ def test_unstacked_parameters_have_the_compute_type():
     )
 
 
+def test_unstacked_parameters_are_whole_but_for_tensor():
+    model, params = tiny.causal_lm(vocab_size=16)
+    mesh = sharding.make_mesh(2, 2, 2)
+    placed = jax.device_put(
+        params, sharding.param_shardings(mesh, transformer.RULES, params)
+    )
+    with jax.set_mesh(mesh):
+        found = jax.jit(transformer.unstack, static_argnums=1)(placed, model.config)
+    for layer in found['layers']:
+        assert layer['mlp']['up']['kernel'].sharding.spec == PartitionSpec(
+            None, 'tensor'
+        )
+        assert layer['mlp']['down']['kernel'].sharding.spec == PartitionSpec('tensor')
+        assert layer['attention']['q']['kernel'].sharding.spec == PartitionSpec(
+            None, 'tensor'
+        )
+    assert found['embed']['embedding'].sharding.spec == PartitionSpec('tensor')
+    assert found['lm_head']['kernel'].sharding.spec == PartitionSpec(None, 'tensor')
+
+
 @pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
 def test_padding_on_either_side_changes_no_logits(changes):
     model, params = tiny.causal_lm(**changes)

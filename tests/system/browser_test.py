@@ -32,17 +32,19 @@ def served(start):
 def browse(served, tmp_path):
     """Opens browsers of their own, each on the page."""
     opened = []
+    found = {name: shutil.which(name) for name in ('chromium', 'chromedriver')}
+    assert all(found.values()), f'apt install chromium chromium-driver; {found}'
 
     def begin(size=WIDE):
         options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which('chromium') or ''
+        options.binary_location = found['chromium']
         for flag in (
             *('headless=new', 'no-sandbox', 'disable-dev-shm-usage', 'disable-gpu'),
             f'user-data-dir={tmp_path / uuid.uuid4().hex}',
             'window-size={},{}'.format(*size),
         ):
             options.add_argument(f'--{flag}')
-        driver = service.Service(shutil.which('chromedriver'))
+        driver = service.Service(found['chromedriver'])
         opened.append(Page(webdriver.Chrome(options, driver), served.url))
         return opened[-1]
 

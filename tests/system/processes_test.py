@@ -46,12 +46,19 @@ def command(run, world=None):
 
 
 CONFIGS = pathlib.Path()
+# Adam makes a whole step of what is left of a gradient that is nearly 0, and that is
+# rounding, which another order of sums changes. Below this it makes a small one.
+EPS = 1e-3
 
 
 @pytest.fixture(scope='module', autouse=True)
 def folder(tmp_path_factory):
     global CONFIGS
-    few = {name: {'steps': 3, 'checkpoint.every': 1} for name in STAGES[:3]}
+    few = {
+        name: {'steps': 3, 'checkpoint.every': 1, 'optimizer.eps': EPS}
+        for name in STAGES[:3]
+    }
+    few['ppo_lag'] = {'actor_optimizer.eps': EPS, 'critic_optimizer.eps': EPS}
     CONFIGS = micro.write_configs(tmp_path_factory.mktemp('c') / 'configs', few)
 
 
@@ -103,9 +110,7 @@ def test_answers_are_those_of_one_process(one, two):
         answers, others = (json.loads(x)['answers'] for x in (line, other))
         for name, answer in answers.items():
             assert others[name]['text'] == answer['text']
-            # The models were trained apart: where a gradient is nearly 0, Adam makes
-            # a step of the learning rate's size of what is left of it.
-            reward = pytest.approx(answer['reward'], rel=1e-5, abs=1e-5)
+            reward = pytest.approx(answer['reward'], rel=1e-5, abs=2e-6)
             assert others[name]['reward'] == reward
 
 
