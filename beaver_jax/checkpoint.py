@@ -200,7 +200,8 @@ class Checkpoints:
           CheckpointError: The checkpoint's arrays are not those of this run, its
             adapters have learnt on another base, or all checkpoints are broken.
         """
-        steps = self.steps()
+        # Of a directory on a network processes may have different views.
+        steps = distributed.by_first(self.steps)
         for count, step in enumerate(reversed(steps)):
             found, problem = None, ''
             try:
@@ -210,6 +211,7 @@ class Checkpoints:
             except Exception as error:  # whatever a broken file may lead to
                 problem = integrity.first_line(error)
             if distributed.any_process(found is None):
+                problem = distributed.said(problem)
                 log.warning('%s', integrity.broken(self._directory, step, problem))
                 continue
             distributed.by_first(self._put_aside, steps[len(steps) - count :])

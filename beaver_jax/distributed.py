@@ -31,6 +31,7 @@ Result = TypeVar('Result')
 OPTIONS = ('coordinator', 'processes', 'process')
 # What the shell says of a program that SIGTERM ended.
 STOPPED = 143
+_SAID = 512  # bytes of what a process says to the others, at most
 # How collectives on CPUs complain of a process that is gone.
 _GONE = re.compile('gloo|closed by peer|connection re(set|fused)|heartbeat', re.I)
 
@@ -296,6 +297,16 @@ def any_process(wish: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array([wish]))))
 
 
+def said(text: str) -> str:
+    """What processes say, each thing once; all of them call it alike."""
+    if jax.process_count() == 1:
+        return text
+    mine = np.frombuffer(text.encode()[:_SAID].ljust(_SAID, b'\0'), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, _SAID)
+    texts = [row.tobytes().rstrip(b'\0').decode(errors='replace') for row in rows]
+    return '; '.join(dict.fromkeys(text for text in texts if text))
+
+
 class Votes:
     """What any process wishes, made known to all of them at the same step.
 
@@ -314,6 +325,7 @@ class Votes:
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._late = late
         self._before: jax.Array | None = None
+        self._granted: int | None = None
         self._count = jax.jit(
             lambda wishes: wishes.max(axis=0),
             out_shardings=NamedSharding(mesh, PartitionSpec()),
@@ -329,6 +341,14 @@ class Votes:
             jax.make_array_from_callback(shape, self._sharding, lambda _: mine)
         )
         read, self._before = (self._before, now) if self._late else (now, None)
+        granted, self._granted = self._granted, None
         if read is None:
             return (False,) * len(wishes)
-        return tuple(bool(x) for x in np.asarray(read))
+        return tuple(bool(x) and i != granted for i, x in enumerate(np.asarray(read)))
+
+    def granted(self, wish: int) -> None:
+        """Tells that a wish is fulfilled: a vote under way, cast before, is void in it.
+
+        All processes call it alike.
+        """
+        self._granted = wish if self._late else None

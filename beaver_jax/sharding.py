@@ -63,12 +63,25 @@ def make_mesh(
     types = (AxisType.Auto,) * len(AXES)
     slices = {getattr(one, 'slice_index', 0) for one in devices or jax.devices()}
     if len(slices) == 1:
-        mesh = jax.make_mesh(tuple(sizes.values()), AXES, types, devices=devices)
+        arranged = _within_a_slice(sizes, devices)
     else:
         arranged = _over_slices(sizes, len(slices), devices)
-        mesh = Mesh(arranged, AXES, axis_types=types)
+    mesh = Mesh(arranged, AXES, axis_types=types)
     _warn_of_hosts(mesh)
     return mesh
+
+
+def _within_a_slice(
+    sizes: dict[str, int], devices: Sequence[jax.Device] | None
+) -> np.ndarray:
+    """Devices [data, fsdp, tensor], neighbours on a torus near each other."""
+    shape = tuple(sizes.values())
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:  # sizes that are no products of the torus's, as 8 of 4³
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
 
 
 def _over_slices(

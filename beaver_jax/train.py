@@ -86,11 +86,15 @@ def finish(config: ml_collections.ConfigDict, folder: str, mesh: Mesh) -> None:
     trained = directories.directory(config) / directories.SUMMARY
     results = directories.directory(evaluation) / directories.RESULTS
     reported = pathlib.Path(config.run) / report.SUMMARY
-    if not directories.check(evaluation) or not _is_newer(results, trained):
+    if not distributed.by_first(_is_evaluated, evaluation, results, trained):
         evaluate.run(evaluation, mesh)
     if jax.process_index() == 0 and not _is_newer(reported, results):
         report.show(report.write(config.run))
         log.info('%s/report/index.html', config.run)
+
+
+def _is_evaluated(evaluation, results: pathlib.Path, trained: pathlib.Path) -> bool:
+    return directories.check(evaluation) and _is_newer(results, trained)
 
 
 def _is_newer(file: pathlib.Path, than: pathlib.Path) -> bool:
@@ -206,11 +210,15 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                     position = stage.feed.position()
                     checkpoints.save(step + 1, state, position, journal.found)
                     interval.restart()
+                    votes.granted(1)
                 heart.done(step + 1)
                 _compiled_late(late, step + 1, config.late_compilation, directory)
                 compiled.reset()
                 if stop and not done:
                     _stop(step + 1, stage.steps, checkpoints, directory)
+            # Heard in the last step, after its vote: what follows may take long.
+            if distributed.any_process(notice.given):
+                _stop(stage.steps, stage.steps, checkpoints, directory)
 
         # ---- Save -----------------------------------------------------------------
         heart.does(heartbeats.FINISHING)

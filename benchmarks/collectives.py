@@ -31,7 +31,8 @@ _CALL = re.compile(r' = (.*?) ([a-z][\w-]*)\(')
 _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 _TRIPS = re.compile(r'known_trip_count"?[:=] ?\{"?n"?[:=] ?"?(\d+)')
 _CALLED = re.compile(
-    r'(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)'
+    r'(?:calls|to_apply|body|condition|true_computation|false_computation)'
+    r'=%?([\w.-]+)'
     r'|branch_computations=\{([^}]*)\}'
 )
 _NUMBER = re.compile(r' = [su]32\[\]\S* constant\((\d+)\)')

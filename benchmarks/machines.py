@@ -9,7 +9,6 @@ each). H100 SXM: NVIDIA's data sheet (989 TFLOP/s dense, 80 GB at 3.35 TB/s, NVL
 from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any
 
 from benchmarks import shapes
 
@@ -63,23 +62,27 @@ ALL = (TPU_V5P, H100)
 
 
 def seconds(
-    machine: Machine, case: Any, phase: str, sent: Mapping[str, Mapping[str, float]]
+    machine: Machine,
+    shape: shapes.Shape,
+    mesh: Mapping[str, int],
+    phase: str,
+    sent: Mapping[str, Mapping[str, float]],
 ) -> dict[str, float]:
     """Of each of PARTS, if nothing else held it up.
 
     Args:
       machine: Whose speeds count.
-      case: A `scaling.Case`.
+      shape: Of the model and its rows.
+      mesh: Sizes of its axes, in order.
       phase: Of `shapes.PHASES`.
       sent: Bytes that a device sends by kind and axes.
     """
-    shape = case.shape
-    mesh = dict(zip(('data', 'fsdp', 'tensor'), case.mesh, strict=True))
+    devices = math.prod(mesh.values())
     work = shape.flops()[phase]
     if phase == 'update' and shape.remat == 'full':
         work *= 4 / 3  # a forward pass more
     return {
-        'arithmetic': work / case.devices / machine.flops,
+        'arithmetic': work / devices / machine.flops,
         'memory': reads(shape, phase, mesh) / machine.bandwidth,
         'links': sum(
             size / machine.link(mesh, tuple(axes.split('×')))

@@ -2,10 +2,13 @@
 
     python -m benchmarks.scaling [--cases 7b-8,70b-64] [--topology] [--json FILE]
 
-No device is needed: models are shapes, and XLA compiles for pretended CPU devices, or
-with --topology (and libtpu installed) for TPU v5p. It says which collectives a program
-has and what a device must hold; from public speeds of two machines follows which of
-arithmetic, memory and links takes longest, if each runs at its full rate.
+No device is needed: models are shapes, and XLA compiles for TPU v5p with --topology
+(libtpu must be installed), else for pretended CPU devices. It says which collectives a
+program has and what a device must hold; from public speeds of two machines follows
+which of arithmetic, memory and links takes longest, if each runs at its full rate.
+
+XLA for CPUs keeps and sends bfloat16 as float32, so that its figures of a bfloat16
+model are up to twice what an accelerator needs.
 
 A rollout unrolls its layers: it is compiled with two and with four, and goes on
 linearly.
@@ -126,12 +129,16 @@ def compiled(case: Case, mesh: Mesh) -> dict[str, Any]:
     )
     times = {
         machine.name: {
-            phase: machines.seconds(machine, case, phase, found[phase]['sent'])
+            phase: machines.seconds(
+                machine, case.shape, mesh.shape, phase, found[phase]['sent']
+            )
             for phase in shapes.PHASES
         }
         for machine in machines.ALL
     }
-    return {'phases': found, 'times': times}
+    held = max(one['arguments'] + one['temporary'] for one in found.values())
+    fits = {machine.name: held <= machine.memory for machine in machines.ALL}
+    return {'phases': found, 'times': times, 'fits': fits}
 
 
 def _phases(shape: shapes.Shape, mesh: Mesh, *only: str) -> dict[str, dict[str, Any]]:

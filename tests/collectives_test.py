@@ -19,16 +19,16 @@ def mesh():
     return sharding.make_mesh(2, 2, 2)
 
 
-def found(mesh, function, spec, out, shape=(8, 64)):
+def found(mesh, function, spec, out, at_most=None):
     """Collectives of a function of each device's part."""
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=spec, out_specs=out, check_vma=False
     )
     array = jax.ShapeDtypeStruct(
-        shape, jnp.float32, sharding=jax.NamedSharding(mesh, spec)
+        (8, 64), jnp.float32, sharding=jax.NamedSharding(mesh, spec)
     )
     text = jax.jit(mapped).lower(array).compile().as_text()
-    return collectives.read(text, dict(mesh.shape))
+    return collectives.read(text, dict(mesh.shape), at_most)
 
 
 # A device has 8 rows of 32 numbers, 1,024 bytes, or where all axes cut, 128 each.
@@ -87,6 +87,17 @@ def test_a_collective_in_loops_counts_as_often_as_it_runs(mesh):
     spec = PartitionSpec(None, 'tensor')
     (one,) = found(mesh, function, spec, spec)
     assert (one.times, one.sent) == (15, 15 * 1024)
+
+
+def test_what_a_loop_asks_before_each_trip_counts(mesh):
+    def function(x):
+        return jax.lax.while_loop(
+            lambda y: jax.lax.psum(jnp.sum(y), 'tensor') < 100, lambda y: y + 1, x
+        )
+
+    spec = PartitionSpec(None, 'tensor')
+    (one,) = found(mesh, function, spec, spec, at_most=7)
+    assert (one.kind, one.times, one.sent) == ('all-reduce', 7, 7 * 4)
 
 
 def test_a_loop_that_ends_by_what_it_computes_needs_a_bound(mesh):
@@ -183,7 +194,8 @@ def test_a_small_case_by_hand(monkeypatch):
 def test_links_and_arithmetic_by_hand():
     case = scaling.CASES['7b-8']
     sent = {'all-gather': {'fsdp': 450e9}, 'all-reduce': {'fsdp': 900e9}}
-    parts = machines.seconds(machines.H100, case, 'score', sent)
+    mesh = {'data': 1, 'fsdp': 8, 'tensor': 1}
+    parts = machines.seconds(machines.H100, case.shape, mesh, 'score', sent)
     assert parts['links'] == pytest.approx(3.0)
     flops = case.shape.flops()['score']
     assert parts['arithmetic'] == pytest.approx(flops / 8 / 989e12)

@@ -106,6 +106,31 @@ def test_tensor_over_hosts_is_warned_of(caplog):
     assert not caplog.records  # between TPUs of a slice there is no such network
 
 
+def of_torus(*lengths):
+    """Stand-ins for the chips of a TPU v5p, four to a host."""
+    places = np.ndindex(*reversed(lengths))
+    return [
+        Device(
+            id=i,
+            process_index=i // 4,
+            coords=place[::-1],
+            core_on_chip=0,
+            platform='tpu',
+            device_kind='TPU v5',
+        )
+        for i, place in enumerate(places)
+    ]
+
+
+# Of 4×4×4 chips 16 are a plane; 8 are a part of one.
+@pytest.mark.parametrize('asked', [(4, 16, 1), (8, 8, 1), (1, 8, 8), (2, 8, 4)])
+def test_a_torus_is_cut_into_axes_of_any_sizes(asked):
+    devices = of_torus(4, 4, 4)
+    mesh = sharding.make_mesh(*asked, devices=devices)
+    assert sizes(mesh) == asked
+    assert {device.id for device in mesh.devices.flat} == set(range(64))
+
+
 def test_axes_are_automatic():
     kinds = set(sharding.make_mesh().axis_types)
     assert kinds == {jax.sharding.AxisType.Auto}

@@ -71,11 +71,22 @@ try:
 except ValueError as error:
     assert str(error) == '5 is wrong'
 assert called == ([4, 5] if index == '0' else [])
+assert distributed.said('') == ''
+assert distributed.said('é' + index) == 'é0; é1'
+assert distributed.said('both') == 'both'
 for late in (False, True):
     votes = distributed.Votes(turned, late=late)
     cast = [votes.cast(index == '1', step == 1, False) for step in range(3)]
     now = [(True, step == 1, False) for step in range(3)]
     assert cast == ([(False,) * 3, *now[:2]] if late else now)
+# What was wished for while it was being done is not done again.
+votes = distributed.Votes(turned, late=True)
+cast = []
+for wishes in [(False, True), (True, True), (False, False), (False, False)]:
+    cast.append(votes.cast(*wishes))
+    if cast[-1][1]:
+        votes.granted(1)
+assert cast == [(False, False), (False, True), (True, False), (False, False)]
 distributed.barrier('done')
 if index == '0':
     (pathlib.Path(directory) / 'found').write_bytes(pickle.dumps(found))
