@@ -1,0 +1,181 @@
+"""A slice of TPUs, and the commands of gcloud that make it, ask of it and end it."""
+
+import argparse
+from collections.abc import Sequence
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+READY, PREPARING = ('READY', 'ACTIVE'), ('CREATING', 'STARTING', 'REPAIRING')
+QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING')
+
+
+class PodError(RuntimeError):
+    """What ends the launcher, and what to do."""
+
+
+class Gcloud:
+    """Runs gcloud, or prints what it would run."""
+
+    def __init__(self, *, dry_run: bool):
+        """Prepares nothing."""
+        self.dry_run = dry_run
+
+    def run(self, command: Sequence[str]) -> None:
+        """Runs a command to its end.
+
+        Raises:
+          PodError: It failed.
+        """
+        say(f'$ {shlex.join(command)}')
+        if self.dry_run:
+            return
+        code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+        if code:
+            raise PodError(f'{" ".join(command[:5])} failed with exit code {code}.')
+
+    def read(self, command: Sequence[str]) -> dict[str, Any] | None:
+        """What a command describes; None of what does not exist.
+
+        Raises:
+          PodError: It failed for another reason.
+        """
+        say(f'$ {shlex.join(command)}')
+        if self.dry_run:
+            return None
+        found = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if found.returncode == 0:
+            return json.loads(found.stdout)
+        if 'NOT_FOUND' in found.stderr or 'not found' in found.stderr:
+            return None
+        raise PodError(f'{" ".join(command[:5])} failed: {found.stderr.strip()}')
+
+
+class Slice:
+    """One slice, by the name that the options give it."""
+
+    def __init__(self, options: argparse.Namespace, gcloud: Gcloud):
+        """Takes the options of the command line."""
+        self._options, self._gcloud = options, gcloud
+        self.dry_run = gcloud.dry_run
+        self._place = [f'--zone={options.zone}']
+        if options.project:
+            self._place.append(f'--project={options.project}')
+
+    def _command(self, kind: str, verb: str, *more: str) -> list[str]:
+        tpus = ['gcloud', 'compute', 'tpus', kind, verb]
+        return [*tpus, *more, *self._place]
+
+    def describe(self) -> tuple[str, int]:
+        """Its state ('' of none) and number of hosts."""
+        found = self._gcloud.read(
+            self._command('tpu-vm', 'describe', self._options.name, '--format=json')
+        )
+        found = found or {}
+        return found.get('state', ''), len(found.get('networkEndpoints', []))
+
+    def ensure(self) -> int:
+        """Makes the slice where it is not there; returns its number of hosts.
+
+        Raises:
+          PodError: It cannot be had.
+        """
+        state, hosts = self.describe()
+        if state and state not in (*READY, *PREPARING):
+            say(f'{self._options.name} is {state}: it is made anew')
+            self.delete()
+            state = ''
+        if not state:
+            self._create()
+        if self.dry_run:
+            return 1
+        while state not in READY or not hosts:
+            state, hosts = self.describe()
+            if state in (*PREPARING, ''):
+                time.sleep(self._options.poll)
+            elif state not in READY:
+                raise PodError(f'{self._options.name} is {state}; start again.')
+        return hosts
+
+    def _create(self) -> None:
+        options = self._options
+        tier = ['--spot'] if options.spot else []
+        if not options.queued:
+            self._gcloud.run(
+                self._command(
+                    'tpu-vm',
+                    'create',
+                    options.name,
+                    f'--accelerator-type={options.type}',
+                    f'--version={options.version}',
+                    *tier,
+                )
+            )
+            return
+        self._gcloud.run(
+            self._command(
+                'queued-resources',
+                'create',
+                options.name,
+                f'--node-id={options.name}',
+                f'--accelerator-type={options.type}',
+                f'--runtime-version={options.version}',
+                *tier,
+            )
+        )
+        ask = self._command(
+            'queued-resources', 'describe', options.name, '--format=json'
+        )
+        while not self.dry_run:
+            found = self._gcloud.read(ask) or {}
+            state = found.get('state', {}).get('state', '')
+            if state in READY:
+                return
+            if state not in QUEUED:
+                raise PodError(
+                    f'the queued resource {options.name} is {state or "gone"}; delete '
+                    'it, and ask for another zone or type.'
+                )
+            time.sleep(options.poll)
+
+    def delete(self) -> None:
+        """Deletes it, and what had asked for it."""
+        kind, force = 'tpu-vm', []
+        if self._options.queued:
+            kind, force = 'queued-resources', ['--force']
+        self._gcloud.run(
+            self._command(kind, 'delete', self._options.name, *force, '--quiet')
+        )
+
+    def copy(self, file: pathlib.Path) -> None:
+        """Puts a file into the home directory of every host, under its name."""
+        target = f'{self._options.name}:{file.name}'
+        self._gcloud.run(
+            self._command('tpu-vm', 'scp', str(file), target, '--worker=all')
+        )
+
+    def shell(self, command: str) -> None:
+        """Runs a command on every host."""
+        self._gcloud.run(self.ssh('all', command))
+
+    def ssh(self, worker: int | str, command: str) -> list[str]:
+        """The command line that runs a command on a host, or on 'all'."""
+        return self._command(
+            'tpu-vm',
+            'ssh',
+            self._options.name,
+            f'--worker={worker}',
+            f'--command={command}',
+        )
+
+
+def say(line: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(f'{line}\n')
+    sys.stdout.flush()
