@@ -60,6 +60,10 @@ STOP = (
 )
 
 
+class Stopped(tpu_slice.PodError):
+    """Somebody has stopped the launcher: whatever the slice is, it does not go on."""
+
+
 def train(
     pod: tpu_slice.Slice, hosts: int, command: Sequence[str], secrets: Sequence[str]
 ) -> int:
@@ -73,6 +77,9 @@ def train(
 
     Returns:
       0, or the exit code of the first that failed.
+
+    Raises:
+      Stopped: By SIGINT or SIGTERM, when the hosts have ended.
     """
     remote = (
         f'cd {CODE} && set -a && . /dev/stdin && set +a && '
@@ -98,9 +105,15 @@ def train(
 def _passed_on(stop: Callable[[], None]) -> Iterator[None]:
     """On SIGINT and SIGTERM the hosts are asked to stop; a run then saves and ends."""
 
+    def ask():
+        try:
+            stop()
+        except tpu_slice.PodError as error:  # of hosts that are gone
+            tpu_slice.say(str(error))
+
     def handler(number, frame):
         tpu_slice.say('stopping the hosts; what they print still comes')
-        threading.Thread(target=stop, daemon=True).start()
+        threading.Thread(target=ask, daemon=True).start()
         stopped.append(number)
 
     stopped: list[int] = []
@@ -112,7 +125,7 @@ def _passed_on(stop: Callable[[], None]) -> Iterator[None]:
         for number, old in before.items():
             signal.signal(number, old)
     if stopped:
-        raise tpu_slice.PodError('stopped; start the same command again to go on.')
+        raise Stopped('stopped; start the same command again to go on.')
 
 
 def _streamed(commands: Sequence[Sequence[str]], text: str) -> int:
@@ -176,6 +189,8 @@ def launch(options: argparse.Namespace, command: Sequence[str]) -> int:
         try:
             _prepare(pod, options)
             code = train(pod, hosts, [options.module, *command], options.env)
+        except Stopped:
+            raise
         except tpu_slice.PodError:
             # A host that is gone fails in every way.
             if options.dry_run or pod.describe()[0] in tpu_slice.READY:
