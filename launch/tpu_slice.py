@@ -10,8 +10,15 @@ import sys
 import time
 from typing import Any
 
-READY, PREPARING = ('READY', 'ACTIVE'), ('CREATING', 'STARTING', 'REPAIRING')
+# States of a slice.
+READY = ('READY',)
+# What passes by itself, into being ready, lost or gone.
+PASSING = (
+    *('CREATING', 'STARTING', 'REPAIRING', 'RESTARTING', 'REIMAGING', 'DELETING'),
+)
 QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING')
+# What has ended for good. Whatever else stands still has disks that may be wanted.
+LOST = ('PREEMPTED', 'TERMINATED')
 
 
 class PodError(RuntimeError):
@@ -73,12 +80,13 @@ class Slice:
         return [*tpus, *more, *self._place]
 
     def describe(self) -> tuple[str, int]:
-        """Its state ('' of none) and number of hosts."""
+        """The state of its node ('' of none) and the number of hosts."""
         found = self._gcloud.read(
             self._command('tpu-vm', 'describe', self._options.name, '--format=json')
         )
-        found = found or {}
-        return found.get('state', ''), len(found.get('networkEndpoints', []))
+        if found is None:
+            return '', 0
+        return found.get('state', 'UNKNOWN'), len(found.get('networkEndpoints', []))
 
     def ensure(self) -> int:
         """Makes the slice where it is not there; returns its number of hosts.
@@ -86,22 +94,28 @@ class Slice:
         Raises:
           PodError: It cannot be had.
         """
-        state, hosts = self.describe()
-        if state and state not in (*READY, *PREPARING):
-            say(f'{self._options.name} is {state}: it is made anew')
-            self.delete()
-            state = ''
-        if not state:
-            self._create()
-        if self.dry_run:
-            return 1
-        while state not in READY or not hosts:
+        made = False
+        while True:
             state, hosts = self.describe()
-            if state in (*PREPARING, ''):
+            if state in READY and hosts:
+                return hosts
+            if state in LOST:
+                say(f'{self._options.name} is {state}: it is made anew')
+                self.delete()
+                made = False
+            elif state and state not in (*READY, *PASSING):
+                raise PodError(
+                    f'{self._options.name} is {state}, and may have disks that are '
+                    'wanted: start it or have it repaired (gcloud compute tpus tpu-vm '
+                    f'start), or delete it: {shlex.join(self._deletion())}'
+                )
+            if not made and state in ('', *LOST):
+                self._create()
+                made = True
+            else:
                 time.sleep(self._options.poll)
-            elif state not in READY:
-                raise PodError(f'{self._options.name} is {state}; start again.')
-        return hosts
+            if self.dry_run:
+                return 1
 
     def _create(self) -> None:
         options = self._options
@@ -135,7 +149,7 @@ class Slice:
         while not self.dry_run:
             found = self._gcloud.read(ask) or {}
             state = found.get('state', {}).get('state', '')
-            if state in READY:
+            if state == 'ACTIVE':
                 return
             if state not in QUEUED:
                 raise PodError(
@@ -146,12 +160,13 @@ class Slice:
 
     def delete(self) -> None:
         """Deletes it, and what had asked for it."""
+        self._gcloud.run(self._deletion())
+
+    def _deletion(self) -> list[str]:
         kind, force = 'tpu-vm', []
         if self._options.queued:
             kind, force = 'queued-resources', ['--force']
-        self._gcloud.run(
-            self._command(kind, 'delete', self._options.name, *force, '--quiet')
-        )
+        return self._command(kind, 'delete', self._options.name, *force, '--quiet')
 
     def copy(self, file: pathlib.Path) -> None:
         """Puts a file into the home directory of every host, under its name."""
