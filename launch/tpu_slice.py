@@ -10,15 +10,15 @@ import sys
 import time
 from typing import Any
 
-# States of a slice.
+# States of a slice, and of the request in a queue that it may come from.
 READY = ('READY',)
 # What passes by itself, into being ready, lost or gone.
 PASSING = (
     *('CREATING', 'STARTING', 'REPAIRING', 'RESTARTING', 'REIMAGING', 'DELETING'),
+    *('ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'SUSPENDING'),
 )
-QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING')
 # What has ended for good. Whatever else stands still has disks that may be wanted.
-LOST = ('PREEMPTED', 'TERMINATED')
+LOST = ('PREEMPTED', 'TERMINATED', 'FAILED', 'SUSPENDED')
 
 
 class PodError(RuntimeError):
@@ -71,6 +71,8 @@ class Slice:
         """Takes the options of the command line."""
         self._options, self._gcloud = options, gcloud
         self.dry_run = gcloud.dry_run
+        # Whether deleting the request is what deletes it.
+        self._requested = options.queued
         self._place = [f'--zone={options.zone}']
         if options.project:
             self._place.append(f'--project={options.project}')
@@ -81,12 +83,32 @@ class Slice:
 
     def describe(self) -> tuple[str, int]:
         """The state of its node ('' of none) and the number of hosts."""
-        found = self._gcloud.read(
-            self._command('tpu-vm', 'describe', self._options.name, '--format=json')
-        )
+        found = self._read('tpu-vm')
         if found is None:
             return '', 0
         return found.get('state', 'UNKNOWN'), len(found.get('networkEndpoints', []))
+
+    def _read(self, kind: str) -> dict[str, Any] | None:
+        return self._gcloud.read(
+            self._command(kind, 'describe', self._options.name, '--format=json')
+        )
+
+    def _look(self) -> tuple[str, int]:
+        """As `describe`; of a request that has no node yet, its own state."""
+        if not self._options.queued:
+            return self.describe()
+        found = self._read('queued-resources')
+        request = (
+            '' if found is None else found.get('state', {}).get('state', 'UNKNOWN')
+        )
+        if request not in ('', 'ACTIVE'):
+            self._requested = True
+            return request, 0
+        state, hosts = self.describe()
+        self._requested = bool(request) or not state
+        if request and not state:
+            state = 'PROVISIONING'
+        return state, hosts
 
     def ensure(self) -> int:
         """Makes the slice where it is not there; returns its number of hosts.
@@ -96,9 +118,14 @@ class Slice:
         """
         made = False
         while True:
-            state, hosts = self.describe()
+            state, hosts = self._look()
             if state in READY and hosts:
                 return hosts
+            if state == 'FAILED' and made:
+                raise PodError(
+                    f'the request for {self._options.name} has failed; ask for another '
+                    'zone or type.'
+                )
             if state in LOST:
                 say(f'{self._options.name} is {state}: it is made anew')
                 self.delete()
@@ -143,20 +170,6 @@ class Slice:
                 *tier,
             )
         )
-        ask = self._command(
-            'queued-resources', 'describe', options.name, '--format=json'
-        )
-        while not self.dry_run:
-            found = self._gcloud.read(ask) or {}
-            state = found.get('state', {}).get('state', '')
-            if state == 'ACTIVE':
-                return
-            if state not in QUEUED:
-                raise PodError(
-                    f'the queued resource {options.name} is {state or "gone"}; delete '
-                    'it, and ask for another zone or type.'
-                )
-            time.sleep(options.poll)
 
     def delete(self) -> None:
         """Deletes it, and what had asked for it."""
@@ -164,7 +177,7 @@ class Slice:
 
     def _deletion(self) -> list[str]:
         kind, force = 'tpu-vm', []
-        if self._options.queued:
+        if self._requested:
             kind, force = 'queued-resources', ['--force']
         return self._command(kind, 'delete', self._options.name, *force, '--quiet')
 

@@ -51,3 +51,51 @@ def test_a_slice_with_disks_is_left_alone(state):
     with pytest.raises(tpu_slice.PodError, match=told):
         pod(there).ensure()
     assert there.changes == []
+
+
+def test_a_request_waits_in_the_queue():
+    waits = ['ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE']
+    there = cloud.Cloud(
+        queued_describe=[None, *waits], describe=[None, None, 'CREATING', 'READY']
+    )
+    assert pod(there, '--queued').ensure() == 2
+    assert there.changes == ['queued_create']
+
+
+@pytest.mark.parametrize('state', ['ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING'])
+def test_a_request_that_waits_is_picked_up(state):
+    there = cloud.Cloud(queued_describe=[state, state, 'ACTIVE'], describe=['READY'])
+    assert pod(there, '--queued').ensure() == 2
+    assert there.changes == []
+
+
+@pytest.mark.parametrize(
+    'states', [['FAILED'], ['SUSPENDED'], ['SUSPENDING', 'SUSPENDED']]
+)
+def test_a_request_that_has_ended_is_made_anew(states):
+    there = cloud.Cloud(
+        queued_describe=[*states, 'ACCEPTED', 'ACTIVE'], describe=['READY']
+    )
+    assert pod(there, '--queued').ensure() == 2
+    assert there.changes == ['queued_delete', 'queued_create']
+
+
+def test_a_preempted_slice_goes_with_its_request():
+    there = cloud.Cloud(queued_describe=['ACTIVE'], describe=['PREEMPTED', 'READY'])
+    assert pod(there, '--queued').ensure() == 2
+    assert there.changes == ['queued_delete', 'queued_create']
+
+
+def test_a_request_that_cannot_be_served_is_told():
+    there = cloud.Cloud(queued_describe=[None, 'ACCEPTED', 'FAILED'])
+    with pytest.raises(tpu_slice.PodError, match='ask for another zone or type'):
+        pod(there, '--queued').ensure()
+    assert there.changes == ['queued_create']
+
+
+def test_a_slice_without_a_request_is_deleted_without_one():
+    there = cloud.Cloud(
+        queued_describe=[None, 'ACTIVE'], describe=['TERMINATED', 'READY']
+    )
+    assert pod(there, '--queued').ensure() == 2
+    assert there.changes == ['delete', 'queued_create']
