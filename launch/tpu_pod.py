@@ -181,29 +181,31 @@ def launch(options: argparse.Namespace, command: Sequence[str]) -> int:
       Its exit code.
 
     Raises:
-      PodError: A slice that cannot be had, or a command that fails.
+      PodError: A slice that cannot be had at first, or at the last restart.
+      Stopped: Somebody has stopped the launcher.
     """
     pod = tpu_slice.Slice(options, tpu_slice.Gcloud(dry_run=options.dry_run))
     for start in range(options.restarts + 1):
-        hosts = pod.ensure()
+        if start:
+            time.sleep(options.poll)
+        hosts = 0
         try:
+            hosts = pod.ensure()
             _prepare(pod, options)
-            code = train(pod, hosts, [options.module, *command], options.env)
-        except Stopped:
-            raise
-        except tpu_slice.PodError:
-            # A host that is gone fails in every way.
-            if options.dry_run or pod.describe()[0] in tpu_slice.READY:
+        except tpu_slice.PodError as error:
+            # At first it is a mistake, but for a host that is gone, which fails in
+            # every way. Later it is the cloud: without room, or out of reach.
+            mistaken = not start and (not hosts or pod.is_ready())
+            if mistaken or start == options.restarts:
                 raise
-            code = INTERRUPTED[1]
+            tpu_slice.say(f'not started: {error}')
+            continue
+        code = train(pod, hosts, [options.module, *command], options.env)
         if code == 0 or options.dry_run:
             break
-        state, _ = pod.describe()
-        if state in tpu_slice.READY and code not in INTERRUPTED:
+        tpu_slice.say(f'ended with exit code {code}')
+        if pod.is_ready() and code not in INTERRUPTED:
             break
-        tpu_slice.say(f'interrupted (exit code {code}, the slice is {state or "gone"})')
-        if start < options.restarts:
-            time.sleep(options.poll)
     if options.delete:
         pod.delete()
     return code

@@ -20,6 +20,8 @@ PASSING = (
 # What has ended for good. Whatever else stands still has disks that may be wanted.
 LOST = ('PREEMPTED', 'TERMINATED', 'FAILED', 'SUSPENDED')
 
+PATIENCE = 5  # readings that may fail in a row while a state is waited for
+
 
 class PodError(RuntimeError):
     """What ends the launcher, and what to do."""
@@ -88,6 +90,16 @@ class Slice:
             return '', 0
         return found.get('state', 'UNKNOWN'), len(found.get('networkEndpoints', []))
 
+    def is_ready(self) -> bool:
+        """Whether its node is certainly there, ready for a command."""
+        try:
+            state, _ = self.describe()
+        except PodError as error:
+            say(str(error))
+            return False
+        say(f'{self._options.name} is {state or "gone"}')
+        return state in READY
+
     def _read(self, kind: str) -> dict[str, Any] | None:
         return self._gcloud.read(
             self._command(kind, 'describe', self._options.name, '--format=json')
@@ -117,8 +129,18 @@ class Slice:
           PodError: It cannot be had.
         """
         made = False
+        failures = PATIENCE  # the first reading shows whether there is a way to it
         while True:
-            state, hosts = self._look()
+            try:
+                state, hosts = self._look()
+            except PodError as error:
+                failures += 1
+                if failures > PATIENCE:
+                    raise
+                say(f'{error} It is asked again.')
+                time.sleep(self._options.poll)
+                continue
+            failures = 0
             if state in READY and hosts:
                 return hosts
             if state == 'FAILED' and made:

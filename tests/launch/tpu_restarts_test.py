@@ -74,3 +74,63 @@ def test_a_host_that_is_gone_cannot_be_asked_to_stop(launch, capsys):
     with pytest.raises(tpu_pod.Stopped):
         launch(there, interrupted(signal.SIGTERM))
     assert 'no host' in capsys.readouterr().out
+
+
+def test_a_cloud_without_room_is_asked_again(launch, capsys):
+    there = cloud.Cloud(
+        describe=['READY', 'PREEMPTED', 'PREEMPTED', None, 'READY'],
+        create=[cloud.failed('no room'), None],
+    )
+    assert launch(there, 255, 0) == 0
+    made = [x for x in there.changes if x not in ('ssh', 'scp')]
+    assert made == ['delete', 'create', 'create']
+    assert 'not started: no room' in capsys.readouterr().out
+
+
+def test_restarts_are_counted_and_the_last_tells_why_it_failed(launch):
+    there = cloud.Cloud(
+        describe=['READY', 'PREEMPTED', 'PREEMPTED', None],
+        create=[cloud.failed('no room')],
+    )
+    with pytest.raises(tpu_slice.PodError, match='no room'):
+        launch(there, 255, options=['--restarts=3'])
+    assert there.calls.count('create') == 3
+
+
+def test_what_fails_at_the_first_start_is_told_at_once(launch):
+    there = cloud.Cloud(create=[cloud.failed('no quota')])
+    with pytest.raises(tpu_slice.PodError, match='no quota'):
+        launch(there)
+    there = cloud.Cloud(describe=['READY'], scp=[cloud.failed('no key')])
+    with pytest.raises(tpu_slice.PodError, match='no key'):
+        launch(there)
+    there = cloud.Cloud(describe=[cloud.failed('no login')])
+    with pytest.raises(tpu_slice.PodError, match='no login'):
+        launch(there)
+    assert there.calls == ['describe']
+
+
+def test_a_host_that_is_not_reached_yet_is_prepared_again(launch):
+    # The first start's two, then the restart's first.
+    ssh = [None, None, cloud.failed('connection refused'), None]
+    there = cloud.Cloud(describe=['READY', 'PREEMPTED', 'PREEMPTED', 'READY'], ssh=ssh)
+    assert launch(there, 255, 0) == 0
+
+
+def test_a_slice_that_is_lost_while_it_is_prepared_is_made_anew(launch):
+    there = cloud.Cloud(
+        describe=['READY', 'PREEMPTED', 'PREEMPTED', 'READY'],
+        scp=[cloud.failed('no host'), None],
+    )
+    assert launch(there, 0) == 0
+    assert 'delete' in there.calls
+
+
+def test_a_state_that_cannot_be_read_after_a_run_is_no_end(launch):
+    there = cloud.Cloud(describe=['READY', cloud.failed('timeout'), 'READY'])
+    assert launch(there, 1, 0) == 0
+
+
+def test_what_fails_on_a_slice_that_is_ready_is_the_end(launch):
+    there = cloud.Cloud(describe=['READY'])
+    assert launch(there, 1) == 1

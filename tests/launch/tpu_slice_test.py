@@ -99,3 +99,14 @@ def test_a_slice_without_a_request_is_deleted_without_one():
     )
     assert pod(there, '--queued').ensure() == 2
     assert there.changes == ['delete', 'queued_create']
+
+
+def test_a_few_readings_may_fail_while_a_slice_is_waited_for(capsys):
+    timeout = cloud.failed('timeout.')
+    few, many = [timeout] * tpu_slice.PATIENCE, [timeout] * (tpu_slice.PATIENCE + 1)
+    there = cloud.Cloud(describe=['CREATING', *few, 'CREATING', *few, 'READY'])
+    assert pod(there).ensure() == 2
+    assert 'timeout. It is asked again.' in capsys.readouterr().out
+    there = cloud.Cloud(describe=['CREATING', *many, 'READY'])
+    with pytest.raises(tpu_slice.PodError, match='timeout'):
+        pod(there).ensure()
