@@ -18,6 +18,7 @@ stand in no command line, file or log.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import itertools
 import os
 import pathlib
 import shlex
@@ -201,6 +202,7 @@ def launch(options: argparse.Namespace, command: Sequence[str]) -> int:
             tpu_slice.say(f'not started: {error}')
             continue
         code = train(pod, hosts, [options.module, *command], options.env)
+        command = resumed(command)
         if code == 0 or options.dry_run:
             break
         tpu_slice.say(f'ended with exit code {code}')
@@ -209,6 +211,22 @@ def launch(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.delete:
         pod.delete()
     return code
+
+
+def resumed(command: Sequence[str]) -> list[str]:
+    """The command of every start after the first.
+
+    Where that was to overwrite, these go on with what it has begun, and with nothing
+    that another config has: `refuse` is exactly that, `resume` would take up both.
+    """
+    flag = '--config.if_exists'
+    words = [
+        f'{flag}=refuse' if word == f'{flag}=overwrite' else word for word in command
+    ]
+    for index, (before, word) in enumerate(itertools.pairwise(words), start=1):
+        if (before, word) == (flag, 'overwrite'):
+            words[index] = 'refuse'
+    return words
 
 
 def _prepare(pod: tpu_slice.Slice, options: argparse.Namespace) -> None:

@@ -86,6 +86,23 @@ def test_before_the_limit_the_tasks_are_stopped_and_the_job_queued_again(
     assert asked[1:] == ['scancel --signal=TERM 7', 'saved', 'scontrol requeue 7']
 
 
+@pytest.mark.parametrize(
+    'first, later',
+    [
+        ('--config.if_exists=overwrite', '--config.if_exists=refuse'),
+        ('--config.if_exists overwrite', '--config.if_exists refuse'),
+        ('--config.if_exists=resume', '--config.if_exists=resume'),
+        ('--config.run overwrite', '--config.run overwrite'),
+    ],
+)
+def test_only_the_first_start_of_a_job_overwrites(batch, tmp_path, first, later):
+    for count, expected in (('0', first), ('1', later)):
+        argv = (*first.split(), '--config.models=a b')
+        assert batch(*argv, SLURM_RESTART_COUNT=count).wait(30) == 0
+        asked = (tmp_path / 'asked').read_text().splitlines()
+        assert asked[-1].endswith(f'beaver_jax.train {expected} --config.models=a b')
+
+
 def group(required='', **properties):
     """A mapping with these keys and no others."""
     return {

@@ -1,6 +1,7 @@
 """When the launcher of TPU pods starts a command again, and when it ends."""
 
 import os
+import shlex
 import signal
 import threading
 
@@ -134,3 +135,22 @@ def test_a_state_that_cannot_be_read_after_a_run_is_no_end(launch):
 def test_what_fails_on_a_slice_that_is_ready_is_the_end(launch):
     there = cloud.Cloud(describe=['READY'])
     assert launch(there, 1) == 1
+
+
+@pytest.mark.parametrize(
+    'first, later',
+    [
+        (['--config.if_exists=overwrite'], ['--config.if_exists=refuse']),
+        (['--config.if_exists', 'overwrite'], ['--config.if_exists', 'refuse']),
+        (['--config.if_exists=resume'], ['--config.if_exists=resume']),
+        (['--config.run', 'overwrite'], ['--config.run', 'overwrite']),
+    ],
+)
+def test_only_the_first_start_overwrites(launch, first, later):
+    # What fails before it is no start.
+    there = cloud.Cloud(
+        describe=['READY', 'PREEMPTED', 'READY'], scp=[cloud.failed('no host'), None]
+    )
+    assert launch(there, 255, 255, 0, command=[*first, '--config.seed=1']) == 0
+    told = zip((first, later, later), launch.started, strict=True)
+    assert all(shlex.join(words) in line for words, line in told)
