@@ -131,9 +131,11 @@ CONTAINER = group(
     volumeMounts=several(group('name mountPath', name=TEXT, mountPath=TEXT)),
 )
 POD = group(
-    'restartPolicy containers',
+    # The last: without it Python is process 1, which SIGTERM does not end.
+    'restartPolicy containers shareProcessNamespace',
     restartPolicy={'enum': ['Never', 'OnFailure']},
     terminationGracePeriodSeconds=COUNT,
+    shareProcessNamespace={'const': True},
     serviceAccountName=TEXT,
     nodeSelector={'type': 'object', 'additionalProperties': TEXT},
     containers=several(CONTAINER),
