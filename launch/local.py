@@ -10,7 +10,7 @@ to all.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import os
 import signal
 import socket
@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         sys.exit(f'Error: {error}')
     port = options.port or _free_port()
-    children = [
-        subprocess.Popen(
+
+    def start(environment: dict[str, str]) -> subprocess.Popen:
+        return subprocess.Popen(
             [sys.executable, '-m', options.module, *command],
             env=environment | {'BEAVER_JAX_COORDINATOR': f'localhost:{port}'},
             stdout=subprocess.PIPE,
@@ -49,9 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Of its own, so that a terminal's interrupt comes once, from here.
             start_new_session=True,
         )
-        for environment in environments
-    ]
-    return watch(children)
+
+    return watch(start(environment) for environment in environments)
 
 
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -143,32 +143,42 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-def watch(children: Sequence[subprocess.Popen], grace: float = GRACE) -> int:
+def watch(starting: Iterable[subprocess.Popen], grace: float = GRACE) -> int:
     """Prints what processes say until all have ended; passes signals on.
 
     Args:
-      children: With piped output.
+      starting: Starts a process, with piped output, whenever it is asked for one.
       grace: Seconds that the others have after one has failed, and again after
         SIGTERM, before they are killed.
 
     Returns:
       0, or the exit code of the first that failed, as a shell tells it.
     """
+    children: list[subprocess.Popen] = []
+    readers: list[threading.Thread] = []
+    early: list[int] = []  # signals that came while processes were being started
+    started = False
 
     def pass_on(number, frame):
+        if not started:
+            early.append(number)
+            return
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
     handled = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, pass_on) for number in handled}
-    readers = [
-        threading.Thread(target=_print, args=(index, child))
-        for index, child in enumerate(children)
-    ]
-    for reader in readers:
-        reader.start()
     try:
+        for index, child in enumerate(starting):
+            children.append(child)
+            readers.append(threading.Thread(target=_print, args=(index, child)))
+            readers[-1].start()
+            if early:
+                break
+        started = True
+        for number in early:
+            pass_on(number, None)
         failed = _first_failure(children)
         if failed:
             _end(children, grace)

@@ -18,7 +18,7 @@ stand in no command line, file or log.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import json
+import itertools
 import os
 import pathlib
 import shlex
@@ -29,12 +29,14 @@ import tarfile
 import tempfile
 import threading
 import time
-from typing import Any
+
+# A script is given its own directory alone.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from launch import tpu_slice
 
 ROOT = pathlib.Path(__file__).parents[1]
 ARCHIVE, CODE = 'beaver_jax.tar.gz', 'beaver_jax'
-READY, PREPARING = ('READY', 'ACTIVE'), ('CREATING', 'STARTING', 'REPAIRING')
-QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING')
 # Of a run that SIGTERM ended, and of ssh without its host.
 INTERRUPTED = (143, 255)
 INSTALL = (
@@ -59,200 +61,60 @@ STOP = (
 )
 
 
-class PodError(RuntimeError):
-    """What ends the launcher, and what to do."""
+class Stopped(tpu_slice.PodError):
+    """Somebody has stopped the launcher: whatever the slice is, it does not go on."""
 
 
-class Gcloud:
-    """Runs gcloud, or prints what it would run."""
+def train(
+    pod: tpu_slice.Slice, hosts: int, command: Sequence[str], secrets: Sequence[str]
+) -> int:
+    """Runs a module's command on every host until all have ended.
 
-    def __init__(self, *, dry_run: bool):
-        """Prepares nothing."""
-        self.dry_run = dry_run
+    Args:
+      pod: The slice.
+      hosts: Their number.
+      command: After `python -m`.
+      secrets: Names of variables.
 
-    def run(self, command: Sequence[str]) -> None:
-        """Runs a command to its end.
+    Returns:
+      0, or the exit code of the first that failed.
 
-        Raises:
-          PodError: It failed.
-        """
-        _say(f'$ {shlex.join(command)}')
-        if self.dry_run:
-            return
-        code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
-        if code:
-            raise PodError(f'{" ".join(command[:5])} failed with exit code {code}.')
-
-    def read(self, command: Sequence[str]) -> dict[str, Any] | None:
-        """What a command describes; None of what does not exist.
-
-        Raises:
-          PodError: It failed for another reason.
-        """
-        _say(f'$ {shlex.join(command)}')
-        if self.dry_run:
-            return None
-        found = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    Raises:
+      Stopped: By SIGINT or SIGTERM, when the hosts have ended.
+    """
+    remote = (
+        f'cd {CODE} && set -a && . /dev/stdin && set +a && '
+        'echo $$ > run.pid && PYTHONUNBUFFERED=1 exec .venv/bin/python -m '
+        f'{shlex.join(command)} </dev/null 2>&1'
+    )
+    commands = [pod.ssh(index, remote) for index in range(hosts)]
+    tpu_slice.say(f'$ {shlex.join(commands[0])}')
+    if hosts > 1 or pod.dry_run:
+        tpu_slice.say(
+            f'  … and on every other host, with --worker=1 to {hosts - 1 or "N"}'
         )
-        if found.returncode == 0:
-            return json.loads(found.stdout)
-        if 'NOT_FOUND' in found.stderr or 'not found' in found.stderr:
-            return None
-        raise PodError(f'{" ".join(command[:5])} failed: {found.stderr.strip()}')
-
-
-class Pod:
-    """One slice: the commands that make it, ask of it and end it."""
-
-    def __init__(self, options: argparse.Namespace, gcloud: Gcloud):
-        """Takes the options of `parser`."""
-        self._options, self._gcloud = options, gcloud
-        self._place = [f'--zone={options.zone}']
-        if options.project:
-            self._place.append(f'--project={options.project}')
-
-    def _command(self, kind: str, verb: str, *more: str) -> list[str]:
-        tpus = ['gcloud', 'compute', 'tpus', kind, verb]
-        return [*tpus, *more, *self._place]
-
-    def describe(self) -> tuple[str, int]:
-        """Its state ('' of none) and number of hosts."""
-        found = self._gcloud.read(
-            self._command('tpu-vm', 'describe', self._options.name, '--format=json')
-        )
-        found = found or {}
-        return found.get('state', ''), len(found.get('networkEndpoints', []))
-
-    def ensure(self) -> int:
-        """Makes the slice where it is not there; returns its number of hosts.
-
-        Raises:
-          PodError: It cannot be had.
-        """
-        state, hosts = self.describe()
-        if state and state not in (*READY, *PREPARING):
-            _say(f'{self._options.name} is {state}: it is made anew')
-            self.delete()
-            state = ''
-        if not state:
-            self._create()
-        if self._gcloud.dry_run:
-            return 1
-        while state not in READY or not hosts:
-            state, hosts = self.describe()
-            if state in (*PREPARING, ''):
-                time.sleep(self._options.poll)
-            elif state not in READY:
-                raise PodError(f'{self._options.name} is {state}; start again.')
-        return hosts
-
-    def _create(self) -> None:
-        options = self._options
-        tier = ['--spot'] if options.spot else []
-        if not options.queued:
-            self._gcloud.run(
-                self._command(
-                    'tpu-vm',
-                    'create',
-                    options.name,
-                    f'--accelerator-type={options.type}',
-                    f'--version={options.version}',
-                    *tier,
-                )
-            )
-            return
-        self._gcloud.run(
-            self._command(
-                'queued-resources',
-                'create',
-                options.name,
-                f'--node-id={options.name}',
-                f'--accelerator-type={options.type}',
-                f'--runtime-version={options.version}',
-                *tier,
-            )
-        )
-        ask = self._command(
-            'queued-resources', 'describe', options.name, '--format=json'
-        )
-        while not self._gcloud.dry_run:
-            found = self._gcloud.read(ask) or {}
-            state = found.get('state', {}).get('state', '')
-            if state in READY:
-                return
-            if state not in QUEUED:
-                raise PodError(
-                    f'the queued resource {options.name} is {state or "gone"}; delete '
-                    'it, and ask for another zone or type.'
-                )
-            time.sleep(options.poll)
-
-    def delete(self) -> None:
-        """Deletes it, and what had asked for it."""
-        kind, force = 'tpu-vm', []
-        if self._options.queued:
-            kind, force = 'queued-resources', ['--force']
-        self._gcloud.run(
-            self._command(kind, 'delete', self._options.name, *force, '--quiet')
-        )
-
-    def copy(self, file: pathlib.Path) -> None:
-        """Puts a file into the home directory of every host."""
-        target = f'{self._options.name}:{ARCHIVE}'
-        self._gcloud.run(
-            self._command('tpu-vm', 'scp', str(file), target, '--worker=all')
-        )
-
-    def shell(self, command: str) -> None:
-        """Runs a command on every host."""
-        self._gcloud.run(self._ssh('all', command))
-
-    def _ssh(self, worker: int | str, command: str) -> list[str]:
-        return self._command(
-            'tpu-vm',
-            'ssh',
-            self._options.name,
-            f'--worker={worker}',
-            f'--command={command}',
-        )
-
-    def train(self, hosts: int, command: Sequence[str], secrets: Sequence[str]) -> int:
-        """Runs a module's command on every host until all have ended.
-
-        Args:
-          hosts: Their number.
-          command: After `python -m`.
-          secrets: Names of variables.
-
-        Returns:
-          0, or the exit code of the first that failed.
-        """
-        remote = (
-            f'cd {CODE} && set -a && . /dev/stdin && set +a && '
-            'echo $$ > run.pid && PYTHONUNBUFFERED=1 exec .venv/bin/python -m '
-            f'{shlex.join(command)} </dev/null 2>&1'
-        )
-        commands = [self._ssh(index, remote) for index in range(hosts)]
-        _say(f'$ {shlex.join(commands[0])}')
-        if hosts > 1 or self._gcloud.dry_run:
-            _say(f'  … and on every other host, with --worker=1 to {hosts - 1 or "N"}')
-        if secrets:
-            _say(f'  … with {", ".join(secrets)} through standard input')
-        if self._gcloud.dry_run:
-            return 0
-        text = ''.join(f'{name}={shlex.quote(os.environ[name])}\n' for name in secrets)
-        with _passed_on(lambda: self.shell(STOP)):
-            return _streamed(commands, text)
+    if secrets:
+        tpu_slice.say(f'  … with {", ".join(secrets)} through standard input')
+    if pod.dry_run:
+        return 0
+    text = ''.join(f'{name}={shlex.quote(os.environ[name])}\n' for name in secrets)
+    with _passed_on(lambda: pod.shell(STOP)):
+        return _streamed(commands, text)
 
 
 @contextlib.contextmanager
 def _passed_on(stop: Callable[[], None]) -> Iterator[None]:
     """On SIGINT and SIGTERM the hosts are asked to stop; a run then saves and ends."""
 
+    def ask():
+        try:
+            stop()
+        except tpu_slice.PodError as error:  # of hosts that are gone
+            tpu_slice.say(str(error))
+
     def handler(number, frame):
-        _say('stopping the hosts; what they print still comes')
-        threading.Thread(target=stop, daemon=True).start()
+        tpu_slice.say('stopping the hosts; what they print still comes')
+        threading.Thread(target=ask, daemon=True).start()
         stopped.append(number)
 
     stopped: list[int] = []
@@ -264,7 +126,7 @@ def _passed_on(stop: Callable[[], None]) -> Iterator[None]:
         for number, old in before.items():
             signal.signal(number, old)
     if stopped:
-        raise PodError('stopped; start the same command again to go on.')
+        raise Stopped('stopped; start the same command again to go on.')
 
 
 def _streamed(commands: Sequence[Sequence[str]], text: str) -> int:
@@ -285,7 +147,7 @@ def _streamed(commands: Sequence[Sequence[str]], text: str) -> int:
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(text)
             for line in child.stdout:
-                _say(f'[{index}] {line.rstrip()}')
+                tpu_slice.say(f'[{index}] {line.rstrip()}')
         codes.append(child.returncode)
 
     threads = [
@@ -320,33 +182,54 @@ def launch(options: argparse.Namespace, command: Sequence[str]) -> int:
       Its exit code.
 
     Raises:
-      PodError: A slice that cannot be had, or a command that fails.
+      PodError: A slice that cannot be had at first, or at the last restart.
+      Stopped: Somebody has stopped the launcher.
     """
-    pod = Pod(options, Gcloud(dry_run=options.dry_run))
+    pod = tpu_slice.Slice(options, tpu_slice.Gcloud(dry_run=options.dry_run))
     for start in range(options.restarts + 1):
-        hosts = pod.ensure()
+        if start:
+            time.sleep(options.poll)
+        hosts = 0
         try:
+            hosts = pod.ensure()
             _prepare(pod, options)
-            code = pod.train(hosts, [options.module, *command], options.env)
-        except PodError:
-            # A host that is gone fails in every way.
-            if options.dry_run or pod.describe()[0] in READY:
+        except tpu_slice.PodError as error:
+            # At first it is a mistake, but for a host that is gone, which fails in
+            # every way. Later it is the cloud: without room, or out of reach.
+            mistaken = not start and (not hosts or pod.is_ready())
+            if mistaken or start == options.restarts:
                 raise
-            code = INTERRUPTED[1]
+            tpu_slice.say(f'not started: {error}')
+            continue
+        code = train(pod, hosts, [options.module, *command], options.env)
+        command = resumed(command)
         if code == 0 or options.dry_run:
             break
-        state, _ = pod.describe()
-        if state in READY and code not in INTERRUPTED:
+        tpu_slice.say(f'ended with exit code {code}')
+        if pod.is_ready() and code not in INTERRUPTED:
             break
-        _say(f'interrupted (exit code {code}, the slice is {state or "gone"})')
-        if start < options.restarts:
-            time.sleep(options.poll)
     if options.delete:
         pod.delete()
     return code
 
 
-def _prepare(pod: Pod, options: argparse.Namespace) -> None:
+def resumed(command: Sequence[str]) -> list[str]:
+    """The command of every start after the first.
+
+    Where that was to overwrite, these go on with what it has begun, and with nothing
+    that another config has: `refuse` is exactly that, `resume` would take up both.
+    """
+    flag = '--config.if_exists'
+    words = [
+        f'{flag}=refuse' if word == f'{flag}=overwrite' else word for word in command
+    ]
+    for index, (before, word) in enumerate(itertools.pairwise(words), start=1):
+        if (before, word) == (flag, 'overwrite'):
+            words[index] = 'refuse'
+    return words
+
+
+def _prepare(pod: tpu_slice.Slice, options: argparse.Namespace) -> None:
     pod.shell(STOP)
     with tempfile.TemporaryDirectory() as directory:
         # Its name is the same in every dry run.
@@ -361,11 +244,6 @@ def _prepare(pod: Pod, options: argparse.Namespace) -> None:
         steps.append(MOUNT.format(bucket=shlex.quote(options.bucket)))
     steps += [step for step in (options.setup, options.install) if step]
     pod.shell('set -e\n' + '\n'.join(steps))
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f'{line}\n')
-    sys.stdout.flush()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -423,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error('nothing to run; write the command after --, -- --config=FILE')
     try:
         return launch(options, command)
-    except (PodError, FileNotFoundError) as error:
+    except (tpu_slice.PodError, FileNotFoundError) as error:
         sys.exit(f'Error: {error}')
 
 

@@ -20,19 +20,30 @@ def test_the_batch_script_passes_shellcheck():
     assert checked.returncode == 0, checked.stdout
 
 
+# As srun does, it ends its task hard when it is told to end.
 SRUN = """#!/usr/bin/env bash
-trap 'echo stopped >> asked; exit 143' TERM
-echo "$@" >> asked
+trap 'kill -KILL $task; echo killed >> asked; exit 137' TERM
+bash -c 'trap "sleep 0.3; echo saved >> asked; exit 143" TERM
 sleep 0.5 & wait $!
-exit "${CODE:-0}"
+exit "${CODE:-0}"' &
+task=$!
+echo $task > task
+echo "$@" >> asked
+wait $task
+"""
+# It signals tasks, and not the script.
+SCANCEL = """#!/usr/bin/env bash
+echo "scancel $*" >> asked
+kill -"${1#--signal=}" "$(cat task)"
 """
 
 
 @pytest.fixture
 def batch(tmp_path):
-    """Starts the script with stand-ins of srun and scontrol."""
+    """Starts the script with stand-ins of Slurm's commands."""
     for name, text in (
         ('srun', SRUN),
+        ('scancel', SCANCEL),
         ('scontrol', '#!/usr/bin/env bash\necho "scontrol $*" >> asked\n'),
     ):
         (tmp_path / name).write_text(text)
@@ -72,7 +83,24 @@ def test_before_the_limit_the_tasks_are_stopped_and_the_job_queued_again(
     running.terminate()
     assert running.wait(30) == 143
     asked = (tmp_path / 'asked').read_text().splitlines()
-    assert asked[1:] == ['stopped', 'scontrol requeue 7']
+    assert asked[1:] == ['scancel --signal=TERM 7', 'saved', 'scontrol requeue 7']
+
+
+@pytest.mark.parametrize(
+    'first, later',
+    [
+        ('--config.if_exists=overwrite', '--config.if_exists=refuse'),
+        ('--config.if_exists overwrite', '--config.if_exists refuse'),
+        ('--config.if_exists=resume', '--config.if_exists=resume'),
+        ('--config.run overwrite', '--config.run overwrite'),
+    ],
+)
+def test_only_the_first_start_of_a_job_overwrites(batch, tmp_path, first, later):
+    for count, expected in (('0', first), ('1', later)):
+        argv = (*first.split(), '--config.models=a b')
+        assert batch(*argv, SLURM_RESTART_COUNT=count).wait(30) == 0
+        asked = (tmp_path / 'asked').read_text().splitlines()
+        assert asked[-1].endswith(f'beaver_jax.train {expected} --config.models=a b')
 
 
 def group(required='', **properties):
@@ -103,9 +131,11 @@ CONTAINER = group(
     volumeMounts=several(group('name mountPath', name=TEXT, mountPath=TEXT)),
 )
 POD = group(
-    'restartPolicy containers',
+    # The last: without it Python is process 1, which SIGTERM does not end.
+    'restartPolicy containers shareProcessNamespace',
     restartPolicy={'enum': ['Never', 'OnFailure']},
     terminationGracePeriodSeconds=COUNT,
+    shareProcessNamespace={'const': True},
     serviceAccountName=TEXT,
     nodeSelector={'type': 'object', 'additionalProperties': TEXT},
     containers=several(CONTAINER),

@@ -93,3 +93,37 @@ def test_signals_are_passed_on(capfd):
         assert local.watch(running) == 5
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert [one.returncode for one in running] == [5, 5]
+
+
+WAITS = 'import time\ntime.sleep(60)'
+
+
+def test_a_signal_while_processes_are_started_reaches_all_of_them():
+    running = []
+
+    def starting():
+        for _ in range(2):
+            running.extend(children(WAITS))
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield running[-1]
+
+    assert local.watch(starting()) == 128 + 15
+    # No more are started then.
+    assert [one.returncode for one in running] == [-15]
+
+
+def test_one_that_cannot_be_started_ends_the_others(monkeypatch):
+    running, start = [], subprocess.Popen
+
+    def popen(*args, **keywords):
+        if running:
+            raise OSError('no memory')
+        running.append(start(*args, **keywords))
+        return running[0]
+
+    monkeypatch.setattr(subprocess, 'Popen', popen)
+    options = ['--processes=2', '--fake_devices=1', '--module=timeit']
+    with pytest.raises(OSError, match='no memory'):
+        local.main([*options, '--', WAITS])
+    assert running[0].wait(20) == -9
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

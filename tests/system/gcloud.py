@@ -2,7 +2,8 @@
 
 In place of Google's metadata it tells each host its place by the variables of
 `beaver_jax.distributed`. What it knows is in the directory STAND_IN: the slice's state
-in slice.json, a home directory by host, and in calls.txt every command line.
+in slice.json, what asked for it in request.json, a home directory by host, and in
+calls.txt every command line.
 """
 
 import json
@@ -14,24 +15,20 @@ import sys
 
 HERE = pathlib.Path(os.environ['STAND_IN'])
 SLICE = HERE / 'slice.json'
+REQUEST = HERE / 'request.json'
 HOSTS = 4
 
 
 def main(argv):
     with (HERE / 'calls.txt').open('a') as calls:
         calls.write(json.dumps(argv) + '\n')
-    assert argv[:3] == ['compute', 'tpus', 'tpu-vm'], argv
-    verb, *rest = argv[3:]
+    assert argv[:2] == ['compute', 'tpus'], argv
+    kind, verb, *rest = argv[2:]
     flags = dict(x[2:].partition('=')[::2] for x in rest if x.startswith('--'))
     named = [x for x in rest if not x.startswith('--')]
     assert flags.pop('zone') == 'nowhere-1'
-    return {
-        'create': create,
-        'describe': describe,
-        'scp': scp,
-        'ssh': ssh,
-        'delete': delete,
-    }[verb](named, flags)
+    verbs = {'tpu-vm': SLICES, 'queued-resources': REQUESTS}[kind]
+    return verbs[verb](named, flags)
 
 
 def create(named, flags):
@@ -92,6 +89,44 @@ def delete(named, flags):
     assert 'quiet' in flags
     SLICE.unlink()
     return 0
+
+
+def request(named, flags):
+    """A queue in which nobody else stands."""
+    if REQUEST.exists():
+        sys.exit('ERROR: (gcloud) ALREADY_EXISTS')
+    assert flags['node-id'] == named[0]
+    REQUEST.write_text(json.dumps({'state': {'state': 'ACTIVE'}}))
+    return create(named, flags)
+
+
+def describe_request(named, flags):
+    assert flags['format'] == 'json'
+    if not REQUEST.exists():
+        sys.exit('ERROR: (gcloud) NOT_FOUND: no such request')
+    print(REQUEST.read_text())
+    return 0
+
+
+def delete_request(named, flags):
+    assert {'quiet', 'force'} <= set(flags)
+    REQUEST.unlink()
+    SLICE.unlink(missing_ok=True)
+    return 0
+
+
+SLICES = {
+    'create': create,
+    'describe': describe,
+    'scp': scp,
+    'ssh': ssh,
+    'delete': delete,
+}
+REQUESTS = {
+    'create': request,
+    'describe': describe_request,
+    'delete': delete_request,
+}
 
 
 if __name__ == '__main__':

@@ -1,0 +1,1 @@
+"""Launchers: scripts, which import each other."""
