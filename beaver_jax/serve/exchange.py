@@ -124,6 +124,7 @@ class Exchange:
 
     def _make_jobs(self) -> list[answers.Job]:
         question, body = self.question, self.question.body
+        chance = body.seed is None
         seed = secrets.randbits(63) if body.seed is None else body.seed
         sampler = sampling.Sampler(
             body.temperature, body.top_k, body.top_p, body.repetition_penalty
@@ -131,7 +132,8 @@ class Exchange:
         return [
             answers.Job(
                 tokens=prompt,
-                number=_number(seed, i),
+                # With a seed given, an answer does not depend on its prompt's place.
+                number=_number(seed, number * body.n + i if chance else i),
                 limit=question.limit,
                 sampler=sampler,
                 frame=frame,
