@@ -176,6 +176,12 @@ def _add_scores(app: fastapi.FastAPI, served: Served) -> None:
                 400, 'Give either messages, one conversation, or conversations.'
             )
         given = [body.messages] if body.messages else body.conversations or []
+        if len(given) > scorer.capacity:  # no later time would do
+            raise errors.ApiError(
+                400,
+                f'{len(given)} conversations; at most {scorer.capacity}.',
+                param='conversations',
+            )
         turns = [schemas.conversation(one, ends_with='assistant') for one in given]
         encoded = await concurrency.run_in_threadpool(_encode_all, scorer, turns)
         try:

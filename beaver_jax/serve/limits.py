@@ -15,7 +15,8 @@ class Limits:
       queue: Answers of a model that wait at most.
       prompt_tokens: The longest prompt; 0 is 1024, or what the model has room for.
       answer_tokens: The longest answer; 0 is 1024, or half of the model's positions.
-      choices: The most answers to a request: n, times its prompts.
+      choices: The most answers to a request: n, times its prompts; never more than
+        slots and queue have room for.
       top_logprobs: The most alternatives of a token.
       chunk: Tokens between two looks at the clock, the queue and who has left.
       prompts: Prompts, and conversations to score, that are read at a time.
@@ -66,5 +67,6 @@ class Limits:
             prompt_tokens=prompt,
             answer_tokens=answer,
             prompts=min(self.prompts, self.slots),
+            choices=min(self.choices, self.slots + self.queue),
             chunk=min(self.chunk, answer),
         )

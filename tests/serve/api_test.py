@@ -235,7 +235,7 @@ def test_scores_are_those_of_the_models(client, judge):
         ({'messages': ANSWERED, 'conversations': [ANSWERED]}, 400, 'Give either'),
         ({'messages': ASKS}, 400, "The last message must be of 'assistant'"),
         ({'conversations': []}, 422, 'at least 1 item'),
-        ({'conversations': [ANSWERED] * 7}, 429, 'Too many conversations wait'),
+        ({'conversations': [ANSWERED] * 7}, 400, '7 conversations; at most 6'),
         (
             {'messages': [*ANSWERED * 9]},
             400,
@@ -246,6 +246,16 @@ def test_scores_are_those_of_the_models(client, judge):
 )
 def test_what_cannot_be_scored(client, body, status, message):
     check(client.post(SCORE, json=body), status, message)
+
+
+def test_more_conversations_than_may_wait_now(client, judge, monkeypatch):
+    def refuse(conversations):
+        raise engine_lib.BusyError
+
+    monkeypatch.setattr(judge, 'submit', refuse)
+    response = client.post(SCORE, json={'conversations': [ANSWERED] * 6})
+    check(response, 429, 'Too many conversations wait')
+    assert response.headers['Retry-After'] == '1'
 
 
 def test_without_score_models_there_are_no_scores(model):

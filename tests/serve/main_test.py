@@ -57,3 +57,9 @@ def test_lengths_that_do_not_fit(prompt, answer):
     given = limits.Limits(prompt_tokens=prompt, answer_tokens=answer)
     with pytest.raises(ValueError, match='do not fit into the 256 positions'):
         given.within(256)
+
+
+def test_a_request_is_never_larger_than_the_queue():
+    given = limits.Limits(slots=4, queue=8, choices=16)
+    assert given.within(256).choices == 12  # no more would ever be let in
+    assert limits.Limits(slots=4, queue=8, choices=3).within(256).choices == 3
