@@ -98,9 +98,14 @@ def _add_models(app: fastapi.FastAPI, served: Served) -> None:
         }
 
     @app.get('/health')
-    async def health() -> dict[str, Any]:
-        """How many answers each model has to give."""
-        open_ = {name: model.engine.open for name, model in served.models.items()}
+    async def health(response: fastapi.Response) -> dict[str, Any]:
+        """How many answers each model has to give; 503 if one gives none any more."""
+        engines = {name: model.engine for name, model in served.models.items()}
+        open_ = {name: engine.open for name, engine in engines.items()}
+        if broken := [name for name, engine in engines.items() if engine.broken]:
+            error = errors.gone(', '.join(broken))
+            response.status_code = error.status
+            return {'status': 'failed', 'open': open_, **error.body()}
         return {'status': 'ok', 'open': open_}
 
     @app.get('/v1/models')

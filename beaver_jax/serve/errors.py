@@ -82,6 +82,16 @@ def closed() -> ApiError:
     return ApiError(503, 'The server is shutting down.', code='shutting_down')
 
 
+def gone(name: str) -> ApiError:
+    """A model has failed for good; the log has it."""
+    return ApiError(
+        503,
+        f'{name} has failed and answers no more; start the server again. Its log says '
+        'why.',
+        code='model_failed',
+    )
+
+
 def late(seconds: float) -> ApiError:
     """A request took too long."""
     return ApiError(504, f'The request took over {seconds:g} seconds.', code='timeout')

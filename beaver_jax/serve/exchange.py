@@ -86,11 +86,12 @@ class Exchange:
             self._engine.submit(self._jobs)
         except engine_lib.BusyError as error:
             raise errors.busy(
-                f'{question.model.name} has {self._engine.open} answers to give; try '
-                'again later.'
+                f'The model has {self._engine.open} answers to give; try again later.'
             ) from error
         except engine_lib.ClosedError as error:
-            raise errors.closed() from error
+            raise (
+                errors.gone('The model') if self._engine.broken else errors.closed()
+            ) from error
 
     async def deltas(self) -> AsyncIterator[tuple[int, answers.Delta]]:
         """What answers get, by their numbers, until all are finished.

@@ -421,7 +421,7 @@ def test_a_queue_that_is_full(client, model):
     asked = [engine_test.Asked(model, limit=40) for _ in range(8)]
     model.engine.submit([one.job for one in asked])
     response = ask(client)
-    check(response, 429, 'talker has 8 answers to give')
+    check(response, 429, 'The model has 8 answers to give')
     assert response.headers['Retry-After'] == '1'
     model.engine.cancel([one.job for one in asked])
     engine_test.until(lambda: model.engine.open == 0)
@@ -447,6 +447,18 @@ def test_a_fault_of_ours_tells_no_details(client, model, monkeypatch):
     response = ask(client)
     check(response, 500, 'The server failed; its log says how.')
     assert 'division' not in response.text
+
+
+def test_a_model_that_has_failed_for_good(client, model, monkeypatch):
+    def refuse(jobs):
+        raise engine_lib.ClosedError
+
+    monkeypatch.setattr(model.engine, 'submit', refuse)
+    monkeypatch.setattr(model.engine, '_broken', True)
+    check(ask(client), 503, 'The model has failed and answers no more')
+    health = client.get('/health')
+    check(health, 503, 'talker has failed and answers no more')
+    assert health.json()['status'] == 'failed'
 
 
 def test_a_server_that_ends_refuses(client, model, monkeypatch):
