@@ -90,8 +90,9 @@ class Arena:
         if battle.running or not battle.answered:
             raise errors.ApiError(409, 'The answers are not finished.', param='battle')
         first, second = (model.name for model in battle.models)
-        del self._battles[body.battle]
-        self._votes.add(body.battle, first, second, body.vote)
+        if not self._votes.add(body.battle, first, second, body.vote):
+            raise _no_battle()
+        self._battles.pop(body.battle, None)
         return {'a': first, 'b': second, 'ratings': self.ratings()}
 
     def ratings(self) -> list[dict[str, Any]]:
@@ -99,11 +100,16 @@ class Arena:
         return self._votes.ratings(self.names)
 
     def _battle(self, name: str) -> _Battle:
-        if name not in self._battles:
-            raise errors.ApiError(
-                404, 'There is no such battle, or it has its vote.', param='battle'
-            )
-        return self._battles[name]
+        found = self._battles.get(name)
+        if found is None:
+            raise _no_battle()
+        return found
+
+
+def _no_battle() -> errors.ApiError:
+    return errors.ApiError(
+        404, 'There is no such battle, or it has its vote.', param='battle'
+    )
 
 
 def install(app: fastapi.FastAPI, arena: Arena) -> None:

@@ -140,6 +140,34 @@ def test_nobody_votes_before_the_answers_are_there(model):
         held.vote(arena.VoteRequest(battle=name, vote='a'))
 
 
+def test_of_two_votes_at_once_one_counts(model, monkeypatch):
+    votes = votes_lib.Votes('')
+    held = arena.Arena([model, model], votes)
+    name, battle = held.begin(arena.BattleRequest(a=ASKS, b=ASKS))
+    battle.answered = True
+    add = votes.add
+
+    def second(*row):
+        assert add(*row)  # another one comes first
+        return add(*row)
+
+    monkeypatch.setattr(votes, 'add', second)
+    with pytest.raises(errors.ApiError, match='it has its vote'):
+        held.vote(arena.VoteRequest(battle=name, vote='a'))
+
+
+def test_a_vote_that_cannot_be_stored_can_be_given_again(model, monkeypatch):
+    votes = votes_lib.Votes('')
+    held = arena.Arena([model, model], votes)
+    name, battle = held.begin(arena.BattleRequest(a=ASKS, b=ASKS))
+    battle.answered = True
+    ballot = arena.VoteRequest(battle=name, vote='a')
+    with monkeypatch.context() as full, pytest.raises(ZeroDivisionError):
+        full.setattr(votes, 'add', lambda *row: 1 / 0)
+        held.vote(ballot)
+    assert held.vote(ballot)['a'] == 'talker'
+
+
 def test_one_model_has_nobody_to_fight(model):
     served = app_lib.Served({'talker': model}, None, conftest.LIMITS)
     client = testclient.TestClient(app_lib.make(served), 'http://localhost')
