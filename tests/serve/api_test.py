@@ -295,6 +295,8 @@ def check(response, status, message, param=None):
         ({'stop': ['a'] * 5}, 422, 'at most 4 items', None),
         ({'stop': ''}, 422, 'at least 1', 'stop'),
         ({'tools': [{}]}, 400, 'tools is not supported by this server', 'tools'),
+        ({'str': 1}, 400, 'str is not supported by this server', 'str'),
+        ({'x-top[k]': 1}, 400, 'x-top[k] is not supported', 'x-top[k]'),
         ({'frequency_penalty': 0.5}, 400, 'frequency_penalty is not supp', None),
         ({'seed': 2**63}, 422, 'less than', 'seed'),
         ({'messages': []}, 422, 'at least 1 item', 'messages'),
