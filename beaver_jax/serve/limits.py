@@ -1,6 +1,7 @@
 """What a server allows."""
 
 import dataclasses
+import math
 
 DEFAULT_TOKENS = 1024
 MAY_BE_0 = ('queue', 'top_logprobs', 'prompt_tokens', 'answer_tokens')
@@ -39,8 +40,8 @@ class Limits:
 
     def __post_init__(self):
         """Refuses values out of range."""
-        if not self.seconds > 0:
-            raise ValueError(f'--seconds={self.seconds}; must be above 0.')
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f'--seconds={self.seconds}; must be above 0, and finite.')
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), int(field.name not in MAY_BE_0)
             if field.name != 'seconds' and value < least:
