@@ -85,6 +85,7 @@ class Endpoint:
     def stop(self) -> None:
         """Lets no further call begin; those that wait end with `NoAnswer`."""
         self._stopped.set()
+        self._ledger.stop()
 
     def ask(self, messages: list[prompts.Message]) -> prompts.Verdict:
         """The verdict on a question, from the ledger or by as many calls as it takes.
@@ -120,12 +121,12 @@ class Endpoint:
     def _call(self, question: str, request: dict[str, Any]) -> replies.Reply:
         """One call, written down."""
         self._pace.wait()
-        if self._stopped.is_set():
-            raise NoAnswer('stopped')
         try:
             number = self._ledger.begin(question, request, self._most_tokens(request))
         except ledger_lib.BudgetSpent as error:
             raise NoAnswer(f'the budget: {error}') from error
+        except ledger_lib.Stopped as error:
+            raise NoAnswer('stopped') from error
         body = ''
         reply = replies.Reply('error', 'again', 'interrupted')
         try:
