@@ -67,6 +67,14 @@ def answered(directory):
         ('Both are fine.\nVERDICT: A', 'A'),
         ('VERDICT: TIE\n\n', 'TIE'),
         ('Well.\n**VERDICT: B**', 'B'),
+        ('**VERDICT:** A', 'A'),
+        ('VERDICT: **TIE**', 'TIE'),
+        ('**VERDICT**: B', 'B'),
+        ('VERDICT: A.', 'A'),
+        ('**VERDICT: B.**', 'B'),
+        ('VERDICT: **A**.', 'A'),
+        ('VERDICT: A..', None),
+        ('VERDICT: A\n**VERDICT:** B', None),
         ('VERDICT: A\nVERDICT: B', None),  # two of them
         ('VERDICT: A\nOr so.', None),  # not at the end
         ('My verdict is VERDICT: A', None),

@@ -98,8 +98,9 @@ class Endpoint:
           EndpointError: The endpoint answers nothing.
         """
         question = ledger_lib.question(self._url, self._request(messages))
-        if (stored := self._ledger.answer(question)) is not None:
-            return _verdict(replies.text_of(stored))
+        stored = self._ledger.answer(question)
+        if stored and (told := prompts.verdict(replies.text_of(stored))):
+            return told
         useless = self._ledger.unusable(question)
         reason = useless[-1] if useless else ''
         for attempt in range(len(useless), self._settings.attempts):
