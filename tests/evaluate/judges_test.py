@@ -422,6 +422,9 @@ def test_an_endpoint_that_refuses_ends_it_at_once(tmp_path):
         assert len(stub.calls) <= 4  # not the 28 that were wanted
         stub.status = 0
         judges.check(settings(stub.url))  # 404: it does not list its models
+        for stub.status in (301, 401, 402, 405):
+            with pytest.raises(endpoint_lib.EndpointError, match=f'{stub.status}'):
+                judges.check(settings(stub.url))
     with pytest.raises(endpoint_lib.EndpointError, match=r'cannot be reached \(Conn'):
         judges.check(settings(stub.url))
 

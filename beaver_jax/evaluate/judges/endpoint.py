@@ -33,7 +33,7 @@ def check(settings: settings_lib.Settings) -> None:
       settings: With a URL and a model.
 
     Raises:
-      EndpointError: Nobody is there, or the key is refused.
+      EndpointError: Nobody is there, or we are refused.
       ValueError: The key is not in the environment.
     """
     url = f'{settings.url.rstrip("/")}/models'
@@ -46,9 +46,10 @@ def check(settings: settings_lib.Settings) -> None:
             f'config.judge.url={settings.url!r} cannot be reached '
             f'({type(error).__name__}: {error}).'
         ) from error
-    # Endpoints need not list their models: other answers say nothing.
-    if response.status_code in (401, 403):
-        raise _refused(settings, f'HTTP {response.status_code}')
+    # Endpoints need not list their models: 404, for one, says nothing.
+    status = response.status_code
+    if status in (401, 402, 403, 405) or 300 <= status < 400:
+        raise _refused(settings, f'HTTP {status}')
 
 
 class Endpoint:
