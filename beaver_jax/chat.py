@@ -6,6 +6,7 @@
 A model is a stage's directory or a Hugging Face directory. With --prompt it answers
 once and ends; with --raw the prompt is continued as it stands, without the template.
 Commands: /reset forgets the conversation, /regenerate answers anew, /help, /quit.
+Ctrl-C ends an answer, which then counts as far as it came.
 """
 
 import argparse
@@ -175,7 +176,22 @@ def converse(
         )
         write(told_cut(talker, turns, ids))
         write('ASSISTANT: ')
-        turns.append(print_stream(talker, ids, write, raw=False))
+        turns.append(_answer(talker, ids, write))
+
+
+def _answer(talker: Talker, ids: list[int], write: Callable[[str], Any]) -> str:
+    """Writes an answer until its end or Ctrl-C, and returns it as far as it came."""
+    shown: list[str] = []
+
+    def show(text: str) -> None:
+        shown.append(text)
+        write(text)
+
+    try:
+        return print_stream(talker, ids, show, raw=False)
+    except KeyboardInterrupt:
+        write('\n')
+        return ''.join(shown)
 
 
 def told_cut(talker: Talker, turns: Sequence[str], ids: Sequence[int]) -> str:

@@ -179,6 +179,28 @@ def test_a_sampled_answer_differs_when_it_is_made_anew(model):
     assert first != second
 
 
+def test_an_answer_that_is_broken_off_counts_as_far_as_it_came(talker):
+    seen = []
+
+    class Broken:
+        tokenizer, context = talker.tokenizer, talker.context
+
+        def stream(self, ids):
+            seen.append(talker.tokenizer.decode(ids, skip_special_tokens=True))
+            for response in talker.stream(ids):
+                yield response
+                if len(seen) == 1 and len(response) == 6:
+                    raise KeyboardInterrupt
+
+    lines = iter(['one', 'two', '/quit'])
+    listener: Any = Broken()
+    written: list[str] = []
+    chat.converse(listener, lambda _: next(lines), written.append)
+    first, second = answers(''.join(written))
+    assert first and ' one ' in seen[1] and ' two ' in seen[1]
+    assert first.strip() in seen[1] and len(first) < len(second)
+
+
 @pytest.mark.parametrize(
     'line, told',
     [

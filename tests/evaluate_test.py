@@ -9,6 +9,7 @@ import pytest
 from beaver_jax import evaluate
 from beaver_jax.evaluate import __main__ as command
 from beaver_jax.evaluate import evaluators
+from tests import judge_stub
 from tests import micro
 
 
@@ -194,6 +195,29 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
             assert one['answers'][name]['text'] == other['answers'][name]['text']
     # The baseline's answers, compared with themselves.
     assert small['models']['before']['tie_rate'] == 1
+
+
+def test_a_judge_that_refuses_costs_no_answers(configs, overrides):
+    with judge_stub.serve() as stub:
+        judged = overrides | {
+            'judge.url': stub.url,
+            'judge.model': 'stub',
+            'judge.key_variable': '',
+            'judge.dimensions': 'helpfulness',
+            'judge.requests_per_minute': 0,
+        }
+        stub.status = 404  # which says nothing where models are listed
+        line = micro.error(command.main, micro.arguments(configs, 'evaluate', judged))
+        assert 'refuses to answer as' in line
+        directory = overrides['run'] / 'evaluate'
+        kept = json.loads((directory / 'results.json').read_text())
+        samples = (directory / 'samples.jsonl').read_text()
+        assert list(kept['models']) == ['before', 'after']
+        assert len(samples.splitlines()) == 96
+        stub.status = 0
+        results, _ = run(configs, judged)
+    assert results.pop('judge')['calls'] > 0 and results == kept
+    assert (directory / 'samples.jsonl').read_text() == samples
 
 
 def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_rows):

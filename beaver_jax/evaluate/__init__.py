@@ -42,7 +42,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     Raises:
       InputError: A model or file that is missing, no policy to evaluate, or another
         evaluation in the run.
-      EndpointError: The judge does not answer.
+      EndpointError: The judge does not answer; what it is not needed for is written.
     """
     inputs.settle(config)
     check(config, mesh)
@@ -65,8 +65,12 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     groups = [prompt.category for prompt in prompts]
     results['categories'] = categories.summarize(found, config.baseline, groups)
     if jax.process_index() == 0:
-        results |= judging.run(config, found, prompts)
-        _write(directories.directory(config), results, samples(found, prompts))
+        directory = directories.directory(config)
+        _write(directory, results, samples(found, prompts))
+        # A judge may refuse at any time, which costs no more than its own results.
+        if judged := judging.run(config, found, prompts):
+            results |= judged
+            metrics_lib.write_json(directory / directories.RESULTS, results)
     distributed.barrier('evaluate is done')
     return results
 

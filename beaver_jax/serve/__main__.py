@@ -18,6 +18,7 @@ import signal
 
 from beaver_jax import compilation
 from beaver_jax import terminal
+from beaver_jax.serve import address
 from beaver_jax.serve import limits as limits_lib
 from beaver_jax.stages import inputs
 
@@ -40,12 +41,13 @@ def serve(arguments: argparse.Namespace) -> None:
     Raises:
       ValueError: A model that is none, an option out of range, or a server for others
         without a token.
-      OSError: The port is taken.
+      OSError: The port is taken, or the file of votes is none.
     """
     try:
         import uvicorn
 
         from beaver_jax.serve import app
+        from beaver_jax.serve import votes
     except ImportError as error:
         raise ValueError(
             f"{error}; install the server's packages: pip install -e '.[serve]'"
@@ -53,47 +55,61 @@ def serve(arguments: argparse.Namespace) -> None:
     names = [field.name for field in dataclasses.fields(limits_lib.Limits)]
     limits = limits_lib.Limits(**{name: getattr(arguments, name) for name in names})
     token = _token(arguments)
-    served = _load(arguments, limits, token)
+    paths = _paths(arguments)
+    # First what can be refused at once: models take minutes.
+    sockets = address.bind(arguments.host, arguments.port)
+    held = votes.Votes(arguments.votes)
+    loaded, judge = _load(*paths, limits, arguments.dtype)
+    served = app.Served(loaded, judge, limits, token, held)
     config = uvicorn.Config(
         app.make(served),
-        host=arguments.host,
-        port=arguments.port,
         log_level='warning',
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
-    where = f'http://{arguments.host}:{arguments.port}'
+    where = f'http://{arguments.host}:{sockets[0].getsockname()[1]}'
     log.info('serve: %s on %s', ', '.join(served.models), where)
     # Uvicorn finishes what runs, and then raises again the signal that ended it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets)
     served.close()
     log.info('serve: finished')
 
 
-def _load(arguments: argparse.Namespace, limits: limits_lib.Limits, token: str | None):
-    from beaver_jax.serve import app
-    from beaver_jax.serve import models
+def _paths(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the language models and of the score models, by name."""
     from beaver_jax.serve import scorer
-    from beaver_jax.serve import votes
 
-    paths = named(arguments.models)
+    talkers = named(arguments.models)
     costs = named(arguments.cost, default='harm')
     scorers = {scorer.REWARD: arguments.reward} if arguments.reward else {}
     if scorer.REWARD in costs:
         raise ValueError('--cost: a cost model may not be called reward.')
-    for path in [*paths.values(), *scorers.values(), *costs.values()]:
+    scorers |= costs
+    for path in [*talkers.values(), *scorers.values()]:
         if inputs.find_model(path) is None:
             raise ValueError(f'{path!r} {inputs.no_model(path)}')
+    return talkers, scorers
+
+
+def _load(
+    talkers: dict[str, str],
+    scorers: dict[str, str],
+    limits: limits_lib.Limits,
+    dtype: str,
+):
+    """The language models, and what scores, if anything does."""
+    from beaver_jax.serve import models
+    from beaver_jax.serve import scorer
+
     loaded = {}
-    for name, path in paths.items():
+    for name, path in talkers.items():
         log.info('serve: loading and compiling %s', name)
-        loaded[name] = models.Model(name, path, limits, arguments.dtype)
+        loaded[name] = models.Model(name, path, limits, dtype)
     score_models = {
-        name: scorer.ScoreModel(path, arguments.dtype)
-        for name, path in {**scorers, **costs}.items()
+        name: scorer.ScoreModel(path, dtype) for name, path in scorers.items()
     }
     judge = None
     if score_models:
@@ -106,7 +122,7 @@ def _load(arguments: argparse.Namespace, limits: limits_lib.Limits, token: str |
             tokens=longest,
             capacity=limits.queue + limits.prompts,
         )
-    return app.Served(loaded, judge, limits, token, votes.Votes(arguments.votes))
+    return loaded, judge
 
 
 def named(given: list[str], default: str | None = None) -> dict[str, str]:

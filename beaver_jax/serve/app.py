@@ -98,9 +98,14 @@ def _add_models(app: fastapi.FastAPI, served: Served) -> None:
         }
 
     @app.get('/health')
-    async def health() -> dict[str, Any]:
-        """How many answers each model has to give."""
-        open_ = {name: model.engine.open for name, model in served.models.items()}
+    async def health(response: fastapi.Response) -> dict[str, Any]:
+        """How many answers each model has to give; 503 if one gives none any more."""
+        engines = {name: model.engine for name, model in served.models.items()}
+        open_ = {name: engine.open for name, engine in engines.items()}
+        if broken := [name for name, engine in engines.items() if engine.broken]:
+            error = errors.gone(', '.join(broken))
+            response.status_code = error.status
+            return {'status': 'failed', 'open': open_, **error.body()}
         return {'status': 'ok', 'open': open_}
 
     @app.get('/v1/models')
@@ -176,6 +181,12 @@ def _add_scores(app: fastapi.FastAPI, served: Served) -> None:
                 400, 'Give either messages, one conversation, or conversations.'
             )
         given = [body.messages] if body.messages else body.conversations or []
+        if len(given) > scorer.capacity:  # no later time would do
+            raise errors.ApiError(
+                400,
+                f'{len(given)} conversations; at most {scorer.capacity}.',
+                param='conversations',
+            )
         turns = [schemas.conversation(one, ends_with='assistant') for one in given]
         encoded = await concurrency.run_in_threadpool(_encode_all, scorer, turns)
         try:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import contextlib
 import dataclasses
 import hashlib
-import json
 import pathlib
 import re
 import secrets
@@ -20,6 +19,7 @@ from fastapi import responses
 from beaver_jax.serve import errors
 from beaver_jax.serve import exchange
 from beaver_jax.serve import models as models_lib
+from beaver_jax.serve import replies
 from beaver_jax.serve import schemas
 from beaver_jax.serve import votes as votes_lib
 
@@ -46,7 +46,8 @@ class VoteRequest(schemas.Strict):
 @dataclasses.dataclass
 class _Battle:
     models: tuple[models_lib.Model, models_lib.Model]
-    answered: bool = False
+    answered: bool = False  # both, at least once
+    running: int = 0  # questions that are being answered
 
 
 class Arena:
@@ -71,9 +72,7 @@ class Arena:
         if len(self._models) < 2:
             raise errors.ApiError(404, 'An arena needs two models; serve another one.')
         if body.battle is not None:
-            found = self._battle(body.battle)
-            found.answered = False
-            return body.battle, found
+            return body.battle, self._battle(body.battle)
         first, second = secrets.SystemRandom().sample(self._models, 2)
         battle = secrets.token_urlsafe(12)
         self._battles[battle] = found = _Battle((first, second))
@@ -88,11 +87,12 @@ class Arena:
           ApiError: There is no such battle, it has a vote, or it is not over.
         """
         battle = self._battle(body.battle)
-        if not battle.answered:
+        if battle.running or not battle.answered:
             raise errors.ApiError(409, 'The answers are not finished.', param='battle')
         first, second = (model.name for model in battle.models)
-        del self._battles[body.battle]
-        self._votes.add(body.battle, first, second, body.vote)
+        if not self._votes.add(body.battle, first, second, body.vote):
+            raise _no_battle()
+        self._battles.pop(body.battle, None)
         return {'a': first, 'b': second, 'ratings': self.ratings()}
 
     def ratings(self) -> list[dict[str, Any]]:
@@ -100,11 +100,16 @@ class Arena:
         return self._votes.ratings(self.names)
 
     def _battle(self, name: str) -> _Battle:
-        if name not in self._battles:
-            raise errors.ApiError(
-                404, 'There is no such battle, or it has its vote.', param='battle'
-            )
-        return self._battles[name]
+        found = self._battles.get(name)
+        if found is None:
+            raise _no_battle()
+        return found
+
+
+def _no_battle() -> errors.ApiError:
+    return errors.ApiError(
+        404, 'There is no such battle, or it has its vote.', param='battle'
+    )
 
 
 def install(app: fastapi.FastAPI, arena: Arena) -> None:
@@ -141,9 +146,7 @@ def install(app: fastapi.FastAPI, arena: Arena) -> None:
             for one in asked:
                 one.cancel()
             raise
-        return responses.StreamingResponse(
-            _stream(name, battle, asked), media_type='text/event-stream'
-        )
+        return replies.stream(_stream(name, battle, asked))
 
 
 async def _question(
@@ -175,27 +178,29 @@ async def _stream(
         finally:
             await told.put(None)
 
-    yield _event({'battle': name})
     tasks = [
         asyncio.create_task(tell(side, one))
         for side, one in zip(SIDES, asked, strict=True)
     ]
     left, failed = len(tasks), False
+    battle.running += 1
     try:
+        yield replies.event({'battle': name})
         while left:
             event = await told.get()
             left -= event is None
             if event is not None:
                 failed |= 'error' in event
-                yield _event(event)
-        battle.answered = not failed
-        yield 'data: [DONE]\n\n'
+                yield replies.event(event)
+        battle.answered |= not failed
     finally:
+        battle.running -= 1
         for one, task in zip(asked, tasks, strict=True):
             one.cancel()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+    yield 'data: [DONE]\n\n'
 
 
 def policy(html: str) -> str:
@@ -212,7 +217,3 @@ def policy(html: str) -> str:
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f'data: {json.dumps(data, ensure_ascii=False)}\n\n'

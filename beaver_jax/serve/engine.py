@@ -51,7 +51,7 @@ class Engine:
         self._new: list[answers.Job] = []
         self._open: set[answers.Job] = set()
         self._gone: set[answers.Job] = set()
-        self._closing = False
+        self._closing = self._broken = False
         # What only the thread touches.
         self._requests: dict[answers.Job, scheduler.Request] = {}
         self._answers: dict[scheduler.Request, answers.Answer] = {}
@@ -63,12 +63,17 @@ class Engine:
         """Jobs that are answered or wait."""
         return len(self._open)
 
+    @property
+    def broken(self) -> bool:
+        """Whether it has closed itself, as it could not begin anew after a failure."""
+        return self._broken
+
     def submit(self, jobs: Sequence[answers.Job]) -> None:
         """Puts jobs at the end of the queue: all of them, or none.
 
         Raises:
           BusyError: There is no room for them.
-          ClosedError: After `close`.
+          ClosedError: After `close`, or if it is broken.
         """
         with self._changed:
             if self._closing:
@@ -93,20 +98,37 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._wait():
-            try:
-                for piece in self._streamer.stream():
-                    self._tell(piece)
-            except Exception:
-                log.exception('serve: decoding failed; the requests get an error')
-                self._fail()
+        try:
+            while self._wait():
+                # A traceback holds the state that failed: it ends before the next one.
+                if not self._advance():
+                    self._begin_anew()
+        except Exception:
+            log.exception('serve: a model cannot begin anew; it answers no more')
+            with self._changed:
+                self._closing = self._broken = True
+            self._fail()
 
     def _wait(self) -> bool:
-        """Takes in what was asked for, once there is something to do; False to end."""
+        """Waits for something to do; False to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._open or self._closing)
-            if not self._open:
-                return False
+            return bool(self._open)
+
+    def _advance(self) -> bool:
+        """Decodes a few tokens of all answers; False if that failed."""
+        try:
+            self._take_in()
+            for piece in self._streamer.stream():
+                self._tell(piece)
+        except Exception:
+            log.exception('serve: decoding failed; the requests get an error')
+            return False
+        return True
+
+    def _take_in(self) -> None:
+        """Begins what was asked for, and forgets what nobody waits for."""
+        with self._changed:
             new, self._new = self._new, []
             gone, self._gone = self._gone, set()
             self._open -= gone
@@ -117,7 +139,6 @@ class Engine:
         for request in requests:
             del self._answers[request]
         self._streamer.cancel(requests)
-        return True
 
     def _enter(self, job: answers.Job) -> None:
         tokens = np.array(job.tokens, np.int32)
@@ -146,11 +167,21 @@ class Engine:
         with self._changed:
             self._open.discard(job)
 
-    def _fail(self) -> None:
-        for answer in list(self._answers.values()):
-            self._leave(answer.job)
-            _deliver(answer.job, answers.Delta('', (), 0, 'error'))
+    def _begin_anew(self) -> None:
+        self._fail()
+        del self._streamer  # there may be no room for two
         self._streamer = self._make()
+
+    def _fail(self) -> None:
+        """Gives up all jobs, but those that a later streamer will take in."""
+        with self._changed:
+            later = set() if self._broken else set(self._new)
+            failed, self._open = self._open - later, later
+            self._gone &= later
+        self._requests.clear()
+        self._answers.clear()
+        for job in failed:
+            _deliver(job, answers.Delta('', (), 0, 'error'))
 
 
 def _deliver(job: answers.Job, delta: answers.Delta) -> None:

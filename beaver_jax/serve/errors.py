@@ -82,6 +82,16 @@ def closed() -> ApiError:
     return ApiError(503, 'The server is shutting down.', code='shutting_down')
 
 
+def gone(name: str) -> ApiError:
+    """A model has failed for good; the log has it."""
+    return ApiError(
+        503,
+        f'{name} has failed and answers no more; start the server again. Its log says '
+        'why.',
+        code='model_failed',
+    )
+
+
 def late(seconds: float) -> ApiError:
     """A request took too long."""
     return ApiError(504, f'The request took over {seconds:g} seconds.', code='timeout')
@@ -123,7 +133,10 @@ def _invalid(error: exceptions.RequestValidationError) -> ApiError:
     # Of a field of several types, the type that was meant complains of something else.
     found = error.errors()
     first = next((one for one in found if not one['type'].endswith('_type')), found[0])
-    place = '.'.join(filter(None, map(_place, first['loc'][1:])))
+    parts = [*map(_place, first['loc'][1:])]
+    if first['type'] == 'extra_forbidden':
+        parts[-1] = str(first['loc'][-1])  # the client's own word, whatever it is
+    place = '.'.join(filter(None, parts))
     if first['type'] == 'json_invalid':
         return ApiError(400, 'The body is no JSON.', code='invalid_json')
     if first['type'] == 'extra_forbidden':

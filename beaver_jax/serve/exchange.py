@@ -86,11 +86,12 @@ class Exchange:
             self._engine.submit(self._jobs)
         except engine_lib.BusyError as error:
             raise errors.busy(
-                f'{question.model.name} has {self._engine.open} answers to give; try '
-                'again later.'
+                f'The model has {self._engine.open} answers to give; try again later.'
             ) from error
         except engine_lib.ClosedError as error:
-            raise errors.closed() from error
+            raise (
+                errors.gone('The model') if self._engine.broken else errors.closed()
+            ) from error
 
     async def deltas(self) -> AsyncIterator[tuple[int, answers.Delta]]:
         """What answers get, by their numbers, until all are finished.
@@ -124,6 +125,7 @@ class Exchange:
 
     def _make_jobs(self) -> list[answers.Job]:
         question, body = self.question, self.question.body
+        chance = body.seed is None
         seed = secrets.randbits(63) if body.seed is None else body.seed
         sampler = sampling.Sampler(
             body.temperature, body.top_k, body.top_p, body.repetition_penalty
@@ -131,7 +133,8 @@ class Exchange:
         return [
             answers.Job(
                 tokens=prompt,
-                number=_number(seed, i),
+                # With a seed given, an answer does not depend on its prompt's place.
+                number=_number(seed, number * body.n + i if chance else i),
                 limit=question.limit,
                 sampler=sampler,
                 frame=frame,

@@ -1,6 +1,7 @@
 """What a server allows."""
 
 import dataclasses
+import math
 
 DEFAULT_TOKENS = 1024
 MAY_BE_0 = ('queue', 'top_logprobs', 'prompt_tokens', 'answer_tokens')
@@ -15,7 +16,8 @@ class Limits:
       queue: Answers of a model that wait at most.
       prompt_tokens: The longest prompt; 0 is 1024, or what the model has room for.
       answer_tokens: The longest answer; 0 is 1024, or half of the model's positions.
-      choices: The most answers to a request: n, times its prompts.
+      choices: The most answers to a request: n, times its prompts; never more than
+        slots and queue have room for.
       top_logprobs: The most alternatives of a token.
       chunk: Tokens between two looks at the clock, the queue and who has left.
       prompts: Prompts, and conversations to score, that are read at a time.
@@ -38,8 +40,8 @@ class Limits:
 
     def __post_init__(self):
         """Refuses values out of range."""
-        if not self.seconds > 0:
-            raise ValueError(f'--seconds={self.seconds}; must be above 0.')
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f'--seconds={self.seconds}; must be above 0, and finite.')
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), int(field.name not in MAY_BE_0)
             if field.name != 'seconds' and value < least:
@@ -66,5 +68,6 @@ class Limits:
             prompt_tokens=prompt,
             answer_tokens=answer,
             prompts=min(self.prompts, self.slots),
+            choices=min(self.choices, self.slots + self.queue),
             chunk=min(self.chunk, answer),
         )

@@ -29,11 +29,21 @@ async def reply(
     exchange = exchange_lib.Exchange(question)
     if not question.body.stream:
         return await _unless_gone(request, exchange, shape)
+    return stream(_stream(exchange, shape))
+
+
+def stream(events: AsyncIterator[str]) -> fastapi.Response:
+    """A response of server-sent events, which nobody on the way may hold back."""
     return responses.StreamingResponse(
-        _stream(exchange, shape),
+        events,
         media_type='text/event-stream',
         headers={'Cache-Control': 'no-cache', 'X-Accel-Buffering': 'no'},
     )
+
+
+def event(data: dict[str, Any]) -> str:
+    """A server-sent event."""
+    return f'data: {json.dumps(data, ensure_ascii=False)}\n\n'
 
 
 async def _unless_gone(
@@ -80,17 +90,17 @@ async def _stream(
     try:
         for index in range(exchange.count):
             for choice in shape.begin(index):
-                yield _event(shape.wrap([choice], streams=True, **more))
+                yield event(shape.wrap([choice], streams=True, **more))
         async for index, delta in exchange.deltas():
             last[index] = delta
             for choice in shape.part(index, delta):
-                yield _event(shape.wrap([choice], streams=True, **more))
+                yield event(shape.wrap([choice], streams=True, **more))
         if counts:
             more = {'usage': _usage(exchange, last)}
-            yield _event(shape.wrap([], streams=True, **more))
+            yield event(shape.wrap([], streams=True, **more))
         yield 'data: [DONE]\n\n'
     except errors.ApiError as error:  # the status is sent already
-        yield _event(error.body())
+        yield event(error.body())
     finally:
         exchange.cancel()
 
@@ -100,7 +110,3 @@ def _usage(
 ) -> dict[str, int]:
     prompts = sum(map(len, exchange.question.prompts))
     return shapes.usage(prompts, sum(delta.count for delta in last.values()))
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f'data: {json.dumps(data, ensure_ascii=False)}\n\n'

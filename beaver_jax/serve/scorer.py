@@ -78,7 +78,7 @@ class Scorer:
           tokens: Of the longest conversation.
           capacity: Conversations that wait at most.
         """
-        self.models, self._rows, self._capacity = dict(models), rows, capacity
+        self.models, self._rows, self.capacity = dict(models), rows, capacity
         self.tokens = min([tokens, *(one.positions for one in models.values())])
         self._changed = threading.Condition()
         self._waiting: list[tuple[Conversation, futures.Future]] = []
@@ -100,7 +100,7 @@ class Scorer:
         with self._changed:
             if self._closing:
                 raise engine.ClosedError
-            if len(self._waiting) + len(conversations) > self._capacity:
+            if len(self._waiting) + len(conversations) > self.capacity:
                 raise engine.BusyError
             found: list[futures.Future] = [futures.Future() for _ in conversations]
             self._waiting.extend(zip(conversations, found, strict=True))

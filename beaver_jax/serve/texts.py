@@ -101,17 +101,18 @@ class Text:
         """The rest, at the end."""
         if self.stopped:
             return ''
-        self._take(self._decoder.push((), last=True))
-        if not self._begun:
-            self._held = self._held.removeprefix(self._frame.lead)
+        self._take(self._decoder.push((), last=True), last=True)
         if not self.stopped:
             self._held = self._held.removesuffix(self._frame.trail)
         return self._show(len(self._held))
 
-    def _take(self, piece: str) -> None:
+    def _take(self, piece: str, *, last: bool = False) -> None:
         self._held += piece
         lead = self._frame.lead
-        if not self._begun and not lead.startswith(self._held):
+        if not self._begun:
+            # What may yet become the lead is no text in which a stop string counts.
+            if not last and len(self._held) < len(lead) and lead.startswith(self._held):
+                return
             self._begun = True
             self._held = self._held.removeprefix(lead)
         found = [(i + len(s), i) for s in self._stop if (i := self._held.find(s)) >= 0]

@@ -1,5 +1,6 @@
 """BIG-bench's JSON tasks: reading, prompts, grading, errors, and the whole command."""
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -73,6 +74,56 @@ def test_seeds_give_other_shots_and_other_orders(tmp_path):
         assert [one[i].count(x) for i, x in enumerate(('1+1', '1+2', '2+2'))] == [1] * 3
 
 
+def test_shots_are_any_of_the_others_and_each_once():
+    draws = [prompts._others(5, 2, 3, seed) for seed in range(40)]
+    assert {i for drawn in draws for i in drawn} == {0, 1, 3, 4}
+    assert all(len(set(drawn)) == 3 for drawn in draws)
+    assert sorted(prompts._others(5, 2, 4, seed=0)) == [0, 1, 3, 4]
+    assert prompts._others(5, 2, 3, seed=7) == draws[7]
+
+
+class Echo:
+    """A model that says 1 to everything; its tokens are letters."""
+
+    first_id = 0
+
+    @property
+    def texts(self):
+        return self
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids):
+        return ''.join(map(chr, ids))
+
+    def generate(self, asked):
+        return [[ord('1')] for _ in asked]
+
+
+class Counted(tuple):
+    """Examples that count how often somebody goes through all of them."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_a_task_costs_a_few_passes_over_its_examples(tmp_path, monkeypatch):
+    rows = [{'input': f'{i}', 'target': f'{i + 1}'} for i in range(50)]
+    task = read(tmp_path, metrics=['exact_str_match'], examples=rows)
+    counted = Counted(task.examples)
+    task = dataclasses.replace(task, examples=counted)
+    # Without shots nothing is drawn.
+    monkeypatch.setattr(prompts, '_others', lambda *unused: 1 / 0)
+    echo: Any = Echo()
+    results, _ = bigbench.run(echo, [task])
+    assert results['sums']['metrics']['exact_str_match']['value'] == 1 / 50
+    assert counted.passes < 10  # not one an example
+
+
 @pytest.mark.parametrize(
     ('changes', 'text', 'expected'),
     [
@@ -87,7 +138,8 @@ def test_seeds_give_other_shots_and_other_orders(tmp_path):
 )
 def test_what_of_a_text_is_the_answer(changes, text, expected, tmp_path):
     metrics = {'metrics': ['exact_str_match']}
-    assert prompts.answer(read(tmp_path, **metrics, **changes), text) == expected
+    task = read(tmp_path, **metrics, **changes)
+    assert prompts.answer(task, text, prompts.stops(task)) == expected
 
 
 def test_grades_by_hand(tmp_path):

@@ -67,6 +67,14 @@ def answered(directory):
         ('Both are fine.\nVERDICT: A', 'A'),
         ('VERDICT: TIE\n\n', 'TIE'),
         ('Well.\n**VERDICT: B**', 'B'),
+        ('**VERDICT:** A', 'A'),
+        ('VERDICT: **TIE**', 'TIE'),
+        ('**VERDICT**: B', 'B'),
+        ('VERDICT: A.', 'A'),
+        ('**VERDICT: B.**', 'B'),
+        ('VERDICT: **A**.', 'A'),
+        ('VERDICT: A..', None),
+        ('VERDICT: A\n**VERDICT:** B', None),
         ('VERDICT: A\nVERDICT: B', None),  # two of them
         ('VERDICT: A\nOr so.', None),  # not at the end
         ('My verdict is VERDICT: A', None),
@@ -199,6 +207,50 @@ def test_a_budget_holds_over_openings(tmp_path):
         pytest.raises(ledger_lib.BudgetSpent, match='max_total_tokens=10'),
     ):
         ledger.begin('q', {}, 9)  # 2 + 9 > 10, and nothing is under way here
+
+
+def waiting(ledger):
+    """A thread that wants more tokens than are left, and what becomes of it."""
+    told: list[object] = []
+
+    def begin():
+        try:
+            told.append(ledger.begin('r', {}, 60))
+        except Exception as error:
+            told.append(error)
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    return thread, told
+
+
+def test_who_waits_for_tokens_does_not_call_after_a_stop(tmp_path):
+    with ledger_lib.Ledger(tmp_path / 'x', max_calls=9, max_total_tokens=100) as ledger:
+        first = ledger.begin('q', {}, 60)
+        thread, told = waiting(ledger)
+        ledger.stop()
+        thread.join(10)
+        assert isinstance(told[0], ledger_lib.Stopped)
+        ledger.end(first, 'usable', 20, '', 'body')  # room for it, but too late
+        with pytest.raises(ledger_lib.Stopped):
+            ledger.begin('r', {}, 60)
+        assert ledger.totals() == (1, 20)
+
+
+def test_nobody_waits_for_a_call_whose_end_cannot_be_written(tmp_path, monkeypatch):
+    def fail(*told):
+        raise OSError('the disk is full')
+
+    with ledger_lib.Ledger(tmp_path / 'x', max_calls=9, max_total_tokens=100) as ledger:
+        first = ledger.begin('q', {}, 60)
+        thread, told = waiting(ledger)
+        monkeypatch.setattr(ledger, '_write_end', fail)
+        with pytest.raises(OSError, match='disk is full'):
+            ledger.end(first, 'usable', 20, '', 'body')
+        thread.join(10)
+        assert isinstance(told[0], ledger_lib.BudgetSpent)
 
 
 def test_another_file_is_no_ledger(tmp_path):
@@ -370,6 +422,9 @@ def test_an_endpoint_that_refuses_ends_it_at_once(tmp_path):
         assert len(stub.calls) <= 4  # not the 28 that were wanted
         stub.status = 0
         judges.check(settings(stub.url))  # 404: it does not list its models
+        for stub.status in (301, 401, 402, 405):
+            with pytest.raises(endpoint_lib.EndpointError, match=f'{stub.status}'):
+                judges.check(settings(stub.url))
     with pytest.raises(endpoint_lib.EndpointError, match=r'cannot be reached \(Conn'):
         judges.check(settings(stub.url))
 

@@ -235,7 +235,7 @@ def test_scores_are_those_of_the_models(client, judge):
         ({'messages': ANSWERED, 'conversations': [ANSWERED]}, 400, 'Give either'),
         ({'messages': ASKS}, 400, "The last message must be of 'assistant'"),
         ({'conversations': []}, 422, 'at least 1 item'),
-        ({'conversations': [ANSWERED] * 7}, 429, 'Too many conversations wait'),
+        ({'conversations': [ANSWERED] * 7}, 400, '7 conversations; at most 6'),
         (
             {'messages': [*ANSWERED * 9]},
             400,
@@ -246,6 +246,16 @@ def test_scores_are_those_of_the_models(client, judge):
 )
 def test_what_cannot_be_scored(client, body, status, message):
     check(client.post(SCORE, json=body), status, message)
+
+
+def test_more_conversations_than_may_wait_now(client, judge, monkeypatch):
+    def refuse(conversations):
+        raise engine_lib.BusyError
+
+    monkeypatch.setattr(judge, 'submit', refuse)
+    response = client.post(SCORE, json={'conversations': [ANSWERED] * 6})
+    check(response, 429, 'Too many conversations wait')
+    assert response.headers['Retry-After'] == '1'
 
 
 def test_without_score_models_there_are_no_scores(model):
@@ -285,6 +295,8 @@ def check(response, status, message, param=None):
         ({'stop': ['a'] * 5}, 422, 'at most 4 items', None),
         ({'stop': ''}, 422, 'at least 1', 'stop'),
         ({'tools': [{}]}, 400, 'tools is not supported by this server', 'tools'),
+        ({'str': 1}, 400, 'str is not supported by this server', 'str'),
+        ({'x-top[k]': 1}, 400, 'x-top[k] is not supported', 'x-top[k]'),
         ({'frequency_penalty': 0.5}, 400, 'frequency_penalty is not supp', None),
         ({'seed': 2**63}, 422, 'less than', 'seed'),
         ({'messages': []}, 422, 'at least 1 item', 'messages'),
@@ -411,7 +423,7 @@ def test_a_queue_that_is_full(client, model):
     asked = [engine_test.Asked(model, limit=40) for _ in range(8)]
     model.engine.submit([one.job for one in asked])
     response = ask(client)
-    check(response, 429, 'talker has 8 answers to give')
+    check(response, 429, 'The model has 8 answers to give')
     assert response.headers['Retry-After'] == '1'
     model.engine.cancel([one.job for one in asked])
     engine_test.until(lambda: model.engine.open == 0)
@@ -437,6 +449,18 @@ def test_a_fault_of_ours_tells_no_details(client, model, monkeypatch):
     response = ask(client)
     check(response, 500, 'The server failed; its log says how.')
     assert 'division' not in response.text
+
+
+def test_a_model_that_has_failed_for_good(client, model, monkeypatch):
+    def refuse(jobs):
+        raise engine_lib.ClosedError
+
+    monkeypatch.setattr(model.engine, 'submit', refuse)
+    monkeypatch.setattr(model.engine, '_broken', True)
+    check(ask(client), 503, 'The model has failed and answers no more')
+    health = client.get('/health')
+    check(health, 503, 'talker has failed and answers no more')
+    assert health.json()['status'] == 'failed'
 
 
 def test_a_server_that_ends_refuses(client, model, monkeypatch):

@@ -1,13 +1,18 @@
+import asyncio
 import collections
 import copy
 import json
 import re
+from typing import Any
 
 from fastapi import testclient
 import pytest
 
+from beaver_jax.serve import answers
 from beaver_jax.serve import app as app_lib
 from beaver_jax.serve import arena
+from beaver_jax.serve import engine as engine_lib
+from beaver_jax.serve import errors
 from beaver_jax.serve import exchange
 from beaver_jax.serve import votes as votes_lib
 from tests.serve import conftest
@@ -32,6 +37,8 @@ def fight(client, **more):
     assert response.status_code == 200, response.text
     for name in ('talker', 'other'):
         assert name not in response.text  # it is blind
+    assert response.headers['cache-control'] == 'no-cache'
+    assert response.headers['x-accel-buffering'] == 'no'
     first, *others, done = response.text.strip().split('\n\n')
     assert done == 'data: [DONE]'
     texts = collections.Counter()
@@ -73,11 +80,92 @@ def test_a_battle_goes_on_with_its_models(client):
     assert gone.status_code == 404
 
 
+def fail(model, monkeypatch, error=None):
+    """Lets no further question be answered; told at once, or while it is streamed."""
+
+    def submit(jobs):
+        if error is not None:
+            raise error
+        jobs[0].deliver(answers.Delta('', (), 0, 'error'))
+
+    monkeypatch.setattr(model.engine, 'submit', submit)
+
+
+@pytest.mark.parametrize('error', [None, engine_lib.BusyError()], ids=str)
+def test_a_follow_up_that_fails_leaves_the_answers_before_it(
+    client, model, monkeypatch, error
+):
+    battle = fight(client)
+    fail(model, monkeypatch, error)
+    more = {'a': ASKS, 'b': ASKS, 'battle': battle}
+    response = client.post('/arena/battles', json=more)
+    assert '"error"' in response.text
+    for name in ('talker', 'other'):
+        assert name not in response.text
+    assert vote(client, battle, 'a').status_code == 200
+
+
+def test_a_question_that_is_stopped_holds_up_no_vote(model):
+    class Silent:
+        """A model that says nothing."""
+
+        async def deltas(self):
+            await asyncio.Event().wait()
+            yield
+
+        def cancel(self):
+            pass
+
+    held = arena.Arena([model, model], votes_lib.Votes(''))
+    name, battle = held.begin(arena.BattleRequest(a=ASKS, b=ASKS))
+    battle.answered = True  # before
+    ballot = arena.VoteRequest(battle=name, vote='a')
+    asked: list[Any] = [Silent(), Silent()]
+
+    async def stop():
+        stream = arena._stream(name, battle, asked)
+        await anext(stream)
+        with pytest.raises(errors.ApiError, match='not finished'):
+            held.vote(ballot)
+        await stream.aclose()
+
+    asyncio.run(stop())
+    assert held.vote(ballot)['a'] == 'talker'
+
+
 def test_nobody_votes_before_the_answers_are_there(model):
     held = arena.Arena([model, model], votes_lib.Votes(''))
     name, _ = held.begin(arena.BattleRequest(a=ASKS, b=ASKS))
     with pytest.raises(Exception, match='not finished'):
         held.vote(arena.VoteRequest(battle=name, vote='a'))
+
+
+def test_of_two_votes_at_once_one_counts(model, monkeypatch):
+    votes = votes_lib.Votes('')
+    held = arena.Arena([model, model], votes)
+    name, battle = held.begin(arena.BattleRequest(a=ASKS, b=ASKS))
+    battle.answered = True
+    add = votes.add
+
+    def second(*row):
+        assert add(*row)  # another one comes first
+        return add(*row)
+
+    monkeypatch.setattr(votes, 'add', second)
+    with pytest.raises(errors.ApiError, match='it has its vote'):
+        held.vote(arena.VoteRequest(battle=name, vote='a'))
+
+
+def test_a_vote_that_cannot_be_stored_can_be_given_again(model, monkeypatch):
+    votes = votes_lib.Votes('')
+    held = arena.Arena([model, model], votes)
+    name, battle = held.begin(arena.BattleRequest(a=ASKS, b=ASKS))
+    battle.answered = True
+    ballot = arena.VoteRequest(battle=name, vote='a')
+    with monkeypatch.context() as full, pytest.raises(ZeroDivisionError):
+        full.setattr(votes, 'add', lambda *row: 1 / 0)
+        held.vote(ballot)
+    assert held.vote(ballot)['a'] == 'talker'
 
 
 def test_one_model_has_nobody_to_fight(model):

@@ -1,5 +1,6 @@
 import queue
 import time
+import weakref
 
 import pytest
 
@@ -170,6 +171,55 @@ def test_a_failure_is_told_and_what_comes_next_is_answered(model, caplog):
     engine.submit([asked[2].job])
     assert asked[2].deltas()[-1].count == 3
     assert 'out of memory' in caplog.text
+    engine.close()
+
+
+def test_the_state_that_failed_is_gone_before_the_next_is_made(model, monkeypatch):
+    # Pytest keeps the tracebacks that are logged, and they the state.
+    monkeypatch.setattr(engine_lib.log, 'disabled', True)
+    made: list[weakref.ref] = []
+
+    def make():
+        assert not any(old() for old in made)  # as if there were room for only one
+        made.append(weakref.ref(streamer := Broken()))
+        return streamer
+
+    engine = engine_lib.Engine(make, model._reader, 4)
+    for _ in range(2):
+        asked = Asked(model)
+        engine.submit([asked.job])
+        assert asked.next().finish == 'error'
+    engine.close()
+    assert not engine.broken and len(made) == 3
+
+
+@pytest.mark.parametrize('step', ['submit', 'cancel'])
+def test_a_failure_before_decoding_is_told_too(model, monkeypatch, step):
+    def fail(self, requests):
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(Broken, step, fail)
+    made = iter([Broken(), model.engine._make()])
+    engine = engine_lib.Engine(lambda: next(made), model._reader, 4)
+    asked = [Asked(model, sampler=GREEDY, limit=3) for _ in range(3)]
+    engine.submit([one.job for one in asked[:2]])
+    assert [one.next().finish for one in asked[:2]] == ['error', 'error']
+    engine.submit([asked[2].job])
+    assert asked[2].deltas()[-1].count == 3
+    engine.close()
+
+
+def test_an_engine_that_cannot_begin_anew_is_closed(model, caplog):
+    made = iter([Broken()])
+    engine = engine_lib.Engine(lambda: next(made), model._reader, 4)
+    asked = [Asked(model) for _ in range(2)]
+    engine.submit([one.job for one in asked])
+    assert [one.next().finish for one in asked] == ['error', 'error']
+    until(lambda: engine.broken)
+    with pytest.raises(engine_lib.ClosedError):
+        engine.submit([Asked(model).job])
+    assert engine.open == 0
+    assert 'cannot begin anew' in caplog.text
     engine.close()
 
 

@@ -1,6 +1,9 @@
+import socket
+
 import pytest
 
 from beaver_jax.serve import __main__ as main_lib
+from beaver_jax.serve import address
 from beaver_jax.serve import limits
 from tests import micro
 
@@ -24,6 +27,7 @@ def test_names_are_given_or_those_of_the_directories():
         (['x', '--slots', '0'], '--slots=0; must be at least 1'),
         (['x', '--queue', '-1'], '--queue=-1; must be at least 0'),
         (['x', '--seconds', 'nan'], '--seconds=nan; must be above 0'),
+        (['x', '--seconds', 'inf'], '--seconds=inf; must be above 0, and finite'),
         (['x', '--host', '0.0.0.0'], '--host=0.0.0.0 serves others than this machine'),
         (['x', '--token', 'NO_SUCH_VARIABLE'], 'there is no such environment variable'),
         (['x', '--cost', 'reward=y'], 'a cost model may not be called reward'),
@@ -33,6 +37,42 @@ def test_names_are_given_or_those_of_the_directories():
 )
 def test_command_lines_that_are_refused(argv, message):
     assert message in micro.error(main_lib.main, argv)
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """What passes for a model, until it is loaded."""
+    monkeypatch.setattr(main_lib.inputs, 'find_model', lambda path: path)
+    monkeypatch.setattr(main_lib, '_load', lambda *unused: 1 / 0)
+    return str(tmp_path)
+
+
+def test_what_cannot_serve_is_told_before_models_are_loaded(directory):
+    def error(*options):
+        return micro.error(main_lib.main, [directory, *options])
+
+    for port in ('70000', '-1'):
+        assert f'--port={port}; must be 0 to 65535.' in error('--port', port)
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        told = error('--port', str(port))
+        assert told == f'Error: --host=127.0.0.1 --port={port}: Address already in use'
+    folder = error('--port', '0', '--votes', directory)
+    assert f'--votes={directory}: unable to open' in folder
+
+
+def test_a_name_is_bound_at_its_addresses_and_left_where_that_fails():
+    one, *others = address.bind('localhost', 0)
+    port = one.getsockname()[1]
+    one.listen()
+    with pytest.raises(OSError, match=f'--host=localhost --port={port}: Address alre'):
+        address.bind('localhost', port)
+    for held in (one, *others):
+        held.close()
+    for again in address.bind('localhost', port):
+        again.close()
+    with pytest.raises(OSError, match=r'--host=no\.such\.host\.invalid --port=0: '):
+        address.bind('no.such.host.invalid', 0)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +97,9 @@ def test_lengths_that_do_not_fit(prompt, answer):
     given = limits.Limits(prompt_tokens=prompt, answer_tokens=answer)
     with pytest.raises(ValueError, match='do not fit into the 256 positions'):
         given.within(256)
+
+
+def test_a_request_is_never_larger_than_the_queue():
+    given = limits.Limits(slots=4, queue=8, choices=16)
+    assert given.within(256).choices == 12  # no more would ever be let in
+    assert limits.Limits(slots=4, queue=8, choices=3).within(256).choices == 3

@@ -92,6 +92,29 @@ def test_stop_strings_by_hand(characters, answer, stop, expected):
         assert text.stopped == (expected != answer)
 
 
+@pytest.mark.parametrize(
+    ('answer', 'stop', 'expected', 'stopped'),
+    [
+        ('  one', ' ', 'one', False),
+        ('  one', '  ', 'one', False),
+        ('  one', 'n', 'o', True),
+        ('  ', ' ', '', False),
+        ('   one', ' ', '', True),
+        (' one', ' ', '', True),  # only a part of the lead, and so a text
+        (' ', ' ', '', True),
+    ],
+)
+def test_no_stop_string_is_found_in_the_lead(
+    characters, answer, stop, expected, stopped
+):
+    before = texts.chat_frame(characters).before
+    for size in (1, 2, 99):
+        frame = texts.Frame(before, lead='  ')
+        text = texts.Text(characters, frame, [stop])
+        pieces = shown(text, spelt(characters, answer), lambda size=size: size)
+        assert (''.join(pieces), text.stopped) == (expected, stopped)
+
+
 def test_only_what_may_begin_a_stop_string_is_held_back(characters):
     text = texts.Text(characters, texts.chat_frame(characters), ['two', 'ten'])
     pieces = [text.push([token]) for token in spelt(characters, 'at tea')]

@@ -161,6 +161,68 @@ def test_votes_move_ratings_that_another_browser_sees(browse):
     other.until(lambda: other.ratings() == page.ratings())
 
 
+# Requests to a path wait until the test says go, or fail then.
+HOLD = """
+const [path, fails] = arguments, fetch = window.fetch;
+window.asked = 0;
+window.fetch = async (where, options) => {
+  if (where !== path) return fetch(where, options);
+  window.asked += 1;
+  await new Promise(go => window.go = go);
+  if (fails) throw new TypeError('no network');
+  const response = await fetch(where, options);
+  setTimeout(() => window.gone = true, 200);
+  return response;
+};
+"""
+
+
+def go(page):
+    page.driver.execute_script('window.go()')
+
+
+def test_a_vote_that_is_answered_late_changes_nothing(browse):
+    page = browse()
+    page.one('#arena').click()
+    page.ask('Who is there?')
+    page.until(lambda: page.one('#votes').is_displayed())
+    page.driver.execute_script(HOLD, '/arena/votes', False)
+    for _ in range(2):  # twice, of which the second does nothing
+        page.driver.execute_script('document.querySelector("[data-vote=a]").click()')
+    assert page.driver.execute_script('return window.asked') == 1
+    assert not page.one('[data-vote=a]').is_enabled()
+    assert not page.one('#send').is_enabled()
+    page.one('#anew').click()
+    go(page)
+    page.until(lambda: page.driver.execute_script('return window.gone'))
+    assert page.texts('.side h2') == ['Model A', 'Model B']
+    page.ask('Who is there?')  # nothing stands in the way of another battle
+    page.until(lambda: page.one('#votes').is_displayed())
+    assert page.one('[data-vote=a]').is_enabled()
+
+
+def test_ratings_that_come_late_do_not_show_in_a_chat(browse):
+    page = browse()
+    page.driver.execute_script(HOLD, '/arena/ratings', False)
+    page.one('#arena').click()
+    page.one('#chat').click()
+    go(page)
+    page.until(lambda: page.driver.execute_script('return window.gone'))
+    assert not page.one('#ratings').is_displayed()
+
+
+def test_a_message_that_was_not_sent_can_be_sent_again(browse):
+    page = browse()
+    page.driver.execute_script(HOLD, '/v1/chat/completions', True)
+    page.ask('Who is there?')
+    assert page.one('#text').get_property('value') == ''
+    go(page)
+    page.until(page.idle)
+    assert page.texts('#error') == ['no network']
+    assert page.one('#text').get_property('value') == 'Who is there?'
+    assert page.texts('.turn') == []
+
+
 @pytest.mark.parametrize('size', [WIDE, NARROW], ids=str)
 def test_the_page_fits_its_window(browse, size):
     page = browse(size)

@@ -114,18 +114,19 @@ def _choose(model, task, rows: list[dict[str, Any]], seed: int) -> None:
 
 def _answer(model, task, rows: list[dict[str, Any]], limit: int) -> None:
     """Adds a greedy answer to every row."""
+    ends = prompts.stops(task)
     asked = [
         language_model.Prompt(
             model.texts.encode(row['prompt']) or [model.texts.first_id],
             limit,
             GREEDY,
-            prompts.stops(task),
+            ends,
         )
         for row in rows
     ]
     found = model.generate(asked)
     for row, example, ids in zip(rows, task.examples, found, strict=True):
-        text = prompts.answer(task, model.texts.decode(ids))
+        text = prompts.answer(task, model.texts.decode(ids), ends)
         right = prompts.is_target(text, example.targets)
         row |= {'answer': text, tasks_lib.EXACT: float(right)}
 

@@ -35,12 +35,17 @@ def prompt(task: tasks.Task, index: int, shots: int, seed: int) -> str:
 
     Which others, and the order of choices, depend on seed and index alone.
     """
-    others = [i for i in range(len(task.examples)) if i != index]
-    order = np.random.default_rng([seed, index, 1]).permutation(len(others))
-    drawn = [others[i] for i in order[:shots]]
+    drawn = _others(len(task.examples), index, shots, seed) if shots else []
     texts = [question(task, i, seed) + task.examples[i].targets[0] for i in drawn]
     texts.append(question(task, index, seed))
     return task.task_prefix + task.few_shot_example_separator.join(texts)
+
+
+def _others(count: int, index: int, shots: int, seed: int) -> list[int]:
+    """So many of the examples without one; as much work as there are shots."""
+    random = np.random.default_rng([seed, index, 1])
+    drawn = random.choice(count - 1, shots, replace=False)
+    return [int(i) + (i >= index) for i in drawn]
 
 
 def stops(task: tasks.Task) -> tuple[str, ...]:
@@ -51,13 +56,13 @@ def stops(task: tasks.Task) -> tuple[str, ...]:
     return () if any(NEWLINE in target for target in targets) else (NEWLINE,)
 
 
-def answer(task: tasks.Task, text: str) -> str:
+def answer(task: tasks.Task, text: str, ends: Sequence[str]) -> str:
     """What of a generated text is compared with the targets.
 
-    It ends before a stop string; of that what `output_regex` finds first, or its first
-    group; without space around it.
+    It ends before any of `ends`, those of `stops`; of that what `output_regex` finds
+    first, or its first group; without space around it.
     """
-    for stop in stops(task):
+    for stop in ends:
         text = text.partition(stop)[0]
     if task.output_regex is not None:
         found = re.search(task.output_regex, text)

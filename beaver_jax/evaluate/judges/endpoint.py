@@ -33,7 +33,7 @@ def check(settings: settings_lib.Settings) -> None:
       settings: With a URL and a model.
 
     Raises:
-      EndpointError: Nobody is there, or the key is refused.
+      EndpointError: Nobody is there, or we are refused.
       ValueError: The key is not in the environment.
     """
     url = f'{settings.url.rstrip("/")}/models'
@@ -46,9 +46,10 @@ def check(settings: settings_lib.Settings) -> None:
             f'config.judge.url={settings.url!r} cannot be reached '
             f'({type(error).__name__}: {error}).'
         ) from error
-    # Endpoints need not list their models: other answers say nothing.
-    if response.status_code in (401, 403):
-        raise _refused(settings, f'HTTP {response.status_code}')
+    # Endpoints need not list their models: 404, for one, says nothing.
+    status = response.status_code
+    if status in (401, 402, 403, 405) or 300 <= status < 400:
+        raise _refused(settings, f'HTTP {status}')
 
 
 class Endpoint:
@@ -85,6 +86,7 @@ class Endpoint:
     def stop(self) -> None:
         """Lets no further call begin; those that wait end with `NoAnswer`."""
         self._stopped.set()
+        self._ledger.stop()
 
     def ask(self, messages: list[prompts.Message]) -> prompts.Verdict:
         """The verdict on a question, from the ledger or by as many calls as it takes.
@@ -97,8 +99,9 @@ class Endpoint:
           EndpointError: The endpoint answers nothing.
         """
         question = ledger_lib.question(self._url, self._request(messages))
-        if (stored := self._ledger.answer(question)) is not None:
-            return _verdict(replies.text_of(stored))
+        stored = self._ledger.answer(question)
+        if stored and (told := prompts.verdict(replies.text_of(stored))):
+            return told
         useless = self._ledger.unusable(question)
         reason = useless[-1] if useless else ''
         for attempt in range(len(useless), self._settings.attempts):
@@ -120,12 +123,12 @@ class Endpoint:
     def _call(self, question: str, request: dict[str, Any]) -> replies.Reply:
         """One call, written down."""
         self._pace.wait()
-        if self._stopped.is_set():
-            raise NoAnswer('stopped')
         try:
             number = self._ledger.begin(question, request, self._most_tokens(request))
         except ledger_lib.BudgetSpent as error:
             raise NoAnswer(f'the budget: {error}') from error
+        except ledger_lib.Stopped as error:
+            raise NoAnswer('stopped') from error
         body = ''
         reply = replies.Reply('error', 'again', 'interrupted')
         try:

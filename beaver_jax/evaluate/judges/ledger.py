@@ -37,6 +37,10 @@ class BudgetSpent(Exception):
     """No further call is within the budget."""
 
 
+class Stopped(Exception):
+    """No further call may begin."""
+
+
 class Totals(NamedTuple):
     """What was spent."""
 
@@ -71,6 +75,7 @@ class Ledger:
         # Notified when a call ends, which may leave tokens that it had reserved.
         self._ended = threading.Condition()
         self._open = 0  # calls of this process that are under way
+        self._stopped = False
         with self._explained():
             self._base = sqlite3.connect(
                 path, timeout=60, isolation_level=None, check_same_thread=False
@@ -116,14 +121,24 @@ class Ledger:
 
         Raises:
           BudgetSpent: The call is not within the budget.
+          Stopped: After `stop`, also while it waits.
         """
         with self._ended:
-            while (number := self._try_begin(question, request, tokens)) is None:
+            while not self._stopped:
+                number = self._try_begin(question, request, tokens)
+                if number is not None:
+                    self._open += 1
+                    return number
                 if not self._open:
                     raise BudgetSpent(f'max_total_tokens={self._max_tokens} are spent')
                 self._ended.wait()
-            self._open += 1
-            return number
+            raise Stopped
+
+    def stop(self) -> None:
+        """Lets no further call begin."""
+        with self._ended:
+            self._stopped = True
+            self._ended.notify_all()
 
     def end(
         self, number: int, state: State, tokens: int | None, reason: str, body: str
@@ -137,14 +152,12 @@ class Ledger:
           reason: Why the response is not usable.
           body: Of the response.
         """
-        with self._ended, self._explained():
-            self._base.execute(
-                'UPDATE calls SET state = ?, tokens = COALESCE(?, tokens), reason = ?,'
-                ' body = ? WHERE id = ?',
-                (state, tokens, reason, body, number),
-            )
-            self._open -= 1
-            self._ended.notify_all()
+        with self._ended:
+            try:
+                self._write_end(number, state, tokens, reason, body)
+            finally:  # the call is over, written down or not
+                self._open -= 1
+                self._ended.notify_all()
 
     def totals(self) -> Totals:
         """What all calls of the file have spent."""
@@ -166,6 +179,14 @@ class Ledger:
                 (question, json.dumps(request), time.time(), 'sent', tokens),
             )
             return cursor.lastrowid
+
+    def _write_end(self, number: int, *told: object) -> None:
+        with self._explained():
+            self._base.execute(
+                'UPDATE calls SET state = ?, tokens = COALESCE(?, tokens), reason = ?,'
+                ' body = ? WHERE id = ?',
+                (*told, number),
+            )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

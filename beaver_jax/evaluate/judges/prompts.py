@@ -72,7 +72,8 @@ REMINDER = (
     'No verdict could be read. Reply with exactly one line and nothing else: '
     '"VERDICT: A", "VERDICT: B" or "VERDICT: TIE".'
 )
-_LINE = re.compile(r'[*_`\s]*VERDICT:\s*(A|B|TIE)[*_`\s]*')
+# Also in bold letters, in part or all of it, and with a full stop.
+_LINE = re.compile(r'[*_`\s]*VERDICT[*_`]*:[*_`\s]*(A|B|TIE)[*_`\s]*\.?[*_`\s]*')
 
 
 def messages(
