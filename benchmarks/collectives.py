@@ -122,7 +122,13 @@ def _walk(
                 below = list(_walk(computations, called, inner, mesh, at_most))
                 if below and trips is None:
                     raise UnknownTrips(f'{name}: {line.strip()[:200]}')
-                yield from below
+                fused = called.startswith('all-reduce-scatter')
+                yield from map(_scattered, below) if fused else below
+
+
+def _scattered(one: Collective) -> Collective:
+    """An all-reduce of which each device keeps a part, one operation on TPUs."""
+    return dataclasses.replace(one, kind='reduce-scatter', sent=one.sent / 2)
 
 
 def _trips(computations: Mapping[str, Sequence[str]], line: str) -> int | None:

@@ -131,8 +131,15 @@ collective-permute-start(%x), source_target_pairs={{0,2},{2,0},{1,3},{3,1}}
   ROOT %less = pred[]{:T(512)} compare(%i, %end), direction=LT
 }
 
+%all-reduce-scatter.1 (b: bf16[4,8]) -> bf16[2,8] {
+  %b = bf16[4,8]{1,0} parameter(0)
+  %m = bf16[4,8]{1,0} all-reduce(%b), replica_groups={{0,2},{1,3}}
+  ROOT %k = bf16[2,8]{1,0} dynamic-slice(%m), dynamic_slice_sizes={2,8}
+}
+
 ENTRY %main (a: bf16[4,8]) -> bf16[4,8] {
   %a = bf16[4,8]{1,0} parameter(0)
+  %f = bf16[2,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
   %zero = u32[]{:T(128)} constant(0)
   %g = bf16[8,8]{1,0} all-gather(%a), dimensions={0}, \
 replica_groups=mesh['axis_0'=4], device_ids=([2,2]T(1,0)) {'axis_0':(2)2}
@@ -145,7 +152,12 @@ replica_groups=mesh['axis_0'=4], device_ids=([2,2]T(1,0)) {'axis_0':(2)2}
 
 def test_what_the_tpu_compiler_writes():
     found = collectives.read(TPU_LOOP, {'data': 1, 'fsdp': 2, 'tensor': 2})
-    gathered, permuted = found  # devices 0, 2, 1, 3: the first two are apart by fsdp
+    scattered, gathered, permuted = (
+        found  # devices 0, 2, 1, 3: the first two are apart by fsdp
+    )
+    # Half of 64 bytes go to the other one.
+    expected = collectives.Collective('reduce-scatter', ('fsdp',), 32.0, 1)
+    assert scattered == expected
     # Half of 128 bytes go to the other one.
     expected = collectives.Collective('all-gather', ('fsdp',), 64.0, 1)
     assert gathered == expected

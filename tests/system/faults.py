@@ -13,10 +13,12 @@ import sys
 import time
 from typing import Any
 
+from beaver_jax import distributed
 from beaver_jax import metrics
 from tests import micro
 
 RESUMED = re.compile(r'/ppo_lag: resumed after step (\d+) of')
+STOPPED = re.compile(r'/ppo_lag: stopped by SIGTERM after step (\d+) of')
 SLOWEST = 600.0  # seconds in which a run must begin, or end
 
 
@@ -108,6 +110,8 @@ class Run:
 
     def kill(self) -> None:
         """Of the launcher and its processes nothing is left."""
+        if not self.goes_on():
+            return
         assert self._launcher is not None
         self.signal(signal.SIGKILL, *self.processes(), self._launcher.pid)
 
@@ -157,13 +161,23 @@ def kill_one(run: Run, random_: random.Random) -> None:
 def terminate_all(run: Run, random_: random.Random) -> None:
     """What a cluster sends before it takes machines back."""
     run.terminate()
-    run.ended()
+    _expect_stop(run)
 
 
 def terminate_one(run: Run, random_: random.Random) -> None:
     """The same, told to one process."""
     run.signal(signal.SIGTERM, *random_.sample(run.processes(), 1))
-    run.ended()
+    _expect_stop(run)
+
+
+def _expect_stop(run: Run) -> None:
+    """It ends, and where it was told in its steps, no step is lost."""
+    code, found = run.ended(), STOPPED.search(run.printed)
+    if found is None:
+        return
+    newest = run.checkpoints[-1].name if run.checkpoints else None
+    if code != distributed.STOPPED or newest != found[1]:
+        raise UnexpectedError(f'Step {found[1]} was not saved:\n{run.tail}')
 
 
 def truncate(run: Run, random_: random.Random) -> None:

@@ -26,9 +26,11 @@ from tests import micro
 from tests.system import faults
 
 STEPS = 40  # of one run
+ALL = {*faults.ANY_MOMENT, *faults.LATER}
 STAGE = {
     'iterations': STEPS,
     'checkpoint.keep': 3,
+    'checkpoint.every': 3,
     'data.test_share': 0.5,
     'mesh.data': 2,
     'mesh.fsdp': 1,
@@ -74,6 +76,7 @@ class Soak:
         self._took = time.monotonic() - begun
         self._deadline = time.monotonic() + 60 * minutes
         self._untried: list[faults.Fault] = []
+        self._tried: set[faults.Fault] = set()
 
     def _train_inputs(self) -> dict[str, str]:
         run = self.out / 'inputs'
@@ -100,9 +103,12 @@ class Soak:
         disk = self.out / f'round{number}'
         with faults.small_disk(disk) as is_small:
             run = self._make_run(disk)
-            while self._strike(run, with_disk=is_small):
-                pass
-            self.equal.append(same(run, self._alone))
+            try:
+                while self._strike(run, with_disk=is_small):
+                    pass
+                self.equal.append(same(run, self._alone))
+            finally:
+                run.kill()
 
     def _strike(self, run: faults.Run, *, with_disk: bool) -> bool:
         """Starts a run and lets a fault happen; False once it has come to its end."""
@@ -114,6 +120,7 @@ class Soak:
             self._judge(run)
             return False
         self.records.append(Record(faults.name(fault), run.steps, time.monotonic()))
+        self._tried.add(fault)
         show(f'{self.records[-1].kind} at step {run.steps} of {STEPS}')
         fault(run, self.random)
         self.records[-1].at = run.steps  # some more, where it took its time
@@ -122,7 +129,7 @@ class Soak:
     def _draw(self, with_disk: bool) -> faults.Fault:
         """Each kind once, in any order, then again."""
         if not self._untried:
-            self._untried = [*faults.ANY_MOMENT, *faults.LATER]
+            self._untried = sorted(ALL, key=faults.name)
             self.random.shuffle(self._untried)
         fault = self._untried.pop()
         if fault is faults.fill_disk and not with_disk:
@@ -164,6 +171,7 @@ class Soak:
             'bitwise_equal': bool(self.equal) and all(self.equal),
             'runs': len(self.equal),
             'steps_a_run': STEPS,
+            'kinds_not_tried': sorted(map(faults.name, ALL - self._tried)),
             'by_kind': {kind: _of_kind(self.records, kind) for kind in kinds},
             'faults': [dataclasses.asdict(record) for record in self.records],
         }
