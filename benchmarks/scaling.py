@@ -15,7 +15,7 @@ linearly.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -78,7 +78,7 @@ CASES = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints tables, and writes JSON where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument('--cases', default=','.join(CASES), help='which, by commas')
     parser.add_argument('--topology', action='store_true', help='TPU v5p, by libtpu')
     parser.add_argument('--json', type=pathlib.Path, help='also writes the result here')
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     cases = {name: CASES[name] for name in given.cases.split(',') if name in CASES}
     if set(given.cases.split(',')) - set(cases):
         parser.error(f'--cases={given.cases}; choose of {", ".join(CASES)}.')
@@ -136,9 +136,11 @@ def compiled(case: Case, mesh: Mesh) -> dict[str, Any]:
         }
         for machine in machines.ALL
     }
-    held = max(one['arguments'] + one['temporary'] for one in found.values())
-    fits = {machine.name: held <= machine.memory for machine in machines.ALL}
-    return {'phases': found, 'times': times, 'fits': fits}
+    # What learns, and what is frozen: scoring reads no more than that.
+    held = found['update']['arguments'] + found['score']['arguments']
+    peak = held + max(one['temporary'] for one in found.values())
+    fits = {machine.name: peak <= machine.memory for machine in machines.ALL}
+    return {'phases': found, 'times': times, 'held': held, 'fits': fits}
 
 
 def _phases(shape: shapes.Shape, mesh: Mesh, *only: str) -> dict[str, dict[str, Any]]:
@@ -188,12 +190,14 @@ def _deeper(low: Any, high: Any, layers: int) -> Any:
 def show(name: str, case: Case, found: Mapping[str, Any]) -> None:
     """Prints what was found of a case."""
     mesh = '×'.join(map(str, case.mesh))
+    fitting = ' and '.join(name for name, fits in found['fits'].items() if fits)
     phases = found['phases']
     kinds = [
         k for k in collectives.KINDS if any(k in phases[p]['sent'] for p in phases)
     ]
     terminal.table(
-        f'{name}: {case.preset} on {mesh}, {case.rows} rows; GB of a device',
+        f'{name}: {case.preset} on {mesh}, {case.rows} rows; GB of a device, '
+        f'{found["held"] / 1e9:.2f} always held; fits {fitting or "neither"}',
         ['phase', 'arguments', 'temporary', *(f'{kind} sent' for kind in kinds)],
         [
             [

@@ -199,6 +199,10 @@ def test_a_small_case_by_hand(monkeypatch):
     # Gradients of what learns are summed over data.
     along = {axes for kinds in phases['update']['sent'].values() for axes in kinds}
     assert any('data' in axes for axes in along)
+    # Six models of 6·layer bytes and more; three of them in float32 with two moments.
+    least = 3 * 3 * 6 * layer + 3 * 6 * layer
+    assert least / 4 < found['held'] < 1.3 * least / 4
+    assert found['fits'] == {'TPU v5p': True, 'H100': True}
     parts = found['times']['H100']['update']
     assert all(parts[part] > 0 for part in ('arithmetic', 'links'))
 

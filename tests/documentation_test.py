@@ -43,7 +43,10 @@ PROGRAMS = {
         'report',
         'status',
     )
-} | {name: name for name in ('launch/local.py', 'launch/tpu_pod.py')}
+} | {
+    name: name
+    for name in ('launch/local.py', 'launch/tpu_pod.py', 'benchmarks.scaling')
+}
 # Of pytest, for golden and oracle tests; of lm_eval; and what every program takes.
 OTHER_OPTIONS = {
     *('--golden', '--oracle-seed'),
