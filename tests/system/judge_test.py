@@ -98,7 +98,8 @@ def test_a_killed_evaluation_pays_for_no_answer_twice(options, monkeypatch):
                 time.sleep(0.01)
             running.send_signal(signal.SIGKILL)
             running.communicate()
-            assert not (run / 'evaluate' / 'results.json').exists()
+            kept = json.loads((run / 'evaluate' / 'results.json').read_text())
+            assert 'judge' not in kept
             answered, before = stored(run), len(stub.calls)
             assert len(answered) >= wanted - 10  # but for those that were under way
             printed_later = before
