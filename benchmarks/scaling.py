@@ -94,9 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {}
     for name, case in cases.items():
         begun = time.perf_counter()
-        found[name] = compiled(case, mesh_of(case, given.topology))
+        try:
+            found[name] = compiled(case, mesh_of(case, given.topology))
+            show(name, case, found[name])
+        except jax.errors.JaxRuntimeError as error:  # it takes too much memory
+            found[name] = {'refused': str(error).splitlines()[0]}
+            print(f'{name}: {found[name]["refused"]}')
         found[name]['seconds'] = time.perf_counter() - begun
-        show(name, case, found[name])
         if given.json:
             text = json.dumps({'jax': jax.__version__, 'cases': found}, indent=2)
             given.json.write_text(f'{text}\n')
