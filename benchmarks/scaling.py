@@ -15,7 +15,7 @@ linearly.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import math
@@ -78,7 +78,7 @@ CASES = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Prints tables, and writes JSON where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--cases', default=','.join(CASES), help='which, by commas')
     parser.add_argument('--topology', action='store_true', help='TPU v5p, by libtpu')
     parser.add_argument('--json', type=pathlib.Path, help='also writes the result here')
-    given = parser.parse_args(argv)
+    given = parser.parse_args()
     cases = {name: CASES[name] for name in given.cases.split(',') if name in CASES}
     if set(given.cases.split(',')) - set(cases):
         parser.error(f'--cases={given.cases}; choose of {", ".join(CASES)}.')

@@ -43,14 +43,13 @@ PROGRAMS = {
         'report',
         'status',
     )
-} | {
-    name: name
-    for name in ('launch/local.py', 'launch/tpu_pod.py', 'benchmarks.scaling')
-}
-# Of pytest, for golden and oracle tests; of lm_eval; and what every program takes.
+} | {name: name for name in ('launch/local.py', 'launch/tpu_pod.py')}
+# Of pytest, for golden and oracle tests; of lm_eval; of benchmarks; and what every
+# program takes.
 OTHER_OPTIONS = {
     *('--golden', '--oracle-seed'),
     *('--model', '--model_args', '--tasks', '--batch_size', '--apply_chat_template'),
+    *('--topology', '--cases'),
     *('--help', '--'),
 }
 # What reads its own options: lm_eval's are read in tests/parity, which installs it.
