@@ -249,6 +249,7 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
             'it, or name another with --config.baseline and --config.models.',
         ),
         ({'models': 'before'}, "config.models='before' is not NAME=DIRECTORY,…"),
+        ({'models': 'before=a,before=b'}, "models='before=a,before=b' gives a name tw"),
         ({'models': ''}, '(none is finished)'),
         ({'models': 'before=nowhere'}, "config.models.before='nowhere' holds no model"),
         ({'reward.init': 'nowhere'}, "config.reward.init='nowhere' holds no model"),

@@ -106,7 +106,8 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Directories by name: those of config.models, or the run's finished policies.
 
     Raises:
-      InputError: None, one that is not NAME=DIRECTORY, or no baseline among them.
+      InputError: None, one that is not NAME=DIRECTORY, a name that is given twice, or
+        no baseline among them.
     """
     if config.models:
         pairs = [part.partition('=') for part in config.models.split(',')]
@@ -115,6 +116,11 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
                 f'config.models={config.models!r} is not NAME=DIRECTORY,…'
             )
         found = {name.strip(): path.strip() for name, _, path in pairs}
+        if len(found) < len(pairs):
+            raise inputs.InputError(
+                f'config.models={config.models!r} gives a name twice; every policy '
+                'needs its own.'
+            )
     else:
         paths = {name: pathlib.Path(config.run) / name for name in stages.POLICIES}
         found = {n: str(path) for n, path in paths.items() if directories.is_done(path)}
