@@ -1,8 +1,8 @@
 """Public speeds of accelerators, and what takes longest on them if each is reached.
 
-v5p: Google's system architecture page (459 TFLOP/s of bfloat16, 95 GB of memory at
-2,765 GB/s, 4,800 Gbit/s between chips: three axes of a torus, 100 GB/s each way along
-each). H100 SXM: NVIDIA's data sheet (989 TFLOP/s dense, 80 GB at 3.35 TB/s, NVLink
+v5p: Google's system architecture page (459 TFLOP/s of bfloat16, 95 GiB of memory at
+2,765 GB/s, 1,200 GB/s between chips, both ways together: six links of a torus, 100 GB/s
+each way). H100 SXM: NVIDIA's data sheet (989 TFLOP/s dense, 80 GB at 3.35 TB/s, NVLink
 900 GB/s both ways), in hosts of eight with a 400 Gbit/s InfiniBand port by GPU.
 """
 
@@ -55,7 +55,7 @@ class Machine:
 
 
 TPU_V5P = Machine(
-    'TPU v5p', 459e12, 95e9, 2.765e12, host=2**31, inner=2 * 100e9, outer=0
+    'TPU v5p', 459e12, 95 * 2**30, 2.765e12, host=2**31, inner=2 * 100e9, outer=0
 )
 H100 = Machine('H100', 989e12, 80e9, 3.35e12, host=8, inner=450e9, outer=50e9)
 ALL = (TPU_V5P, H100)

@@ -119,18 +119,12 @@ def mesh_of(case: Case, topology: bool) -> Mesh:
 
 def compiled(case: Case, mesh: Mesh) -> dict[str, Any]:
     """What each phase of an iteration needs of a device, and its times on paper."""
-    found = {
-        phase: one
-        for phase, one in _phases(case.shape, mesh).items()
-        if phase != 'generate'
-    }
+    found = _phases(case.shape, mesh, 'score', 'update')
     low, high = (
         _phases(dataclasses.replace(case.shape, num_layers=layers), mesh, 'generate')
         for layers in (SHALLOW, DEEPER)
     )
-    found['generate'] = _deeper(
-        low['generate'], high['generate'], case.shape.num_layers
-    )
+    found |= _deeper(low, high, case.shape.num_layers)
     times = {
         machine.name: {
             phase: machines.seconds(
@@ -147,13 +141,14 @@ def compiled(case: Case, mesh: Mesh) -> dict[str, Any]:
     return {'phases': found, 'times': times, 'held': held, 'fits': fits}
 
 
-def _phases(shape: shapes.Shape, mesh: Mesh, *only: str) -> dict[str, dict[str, Any]]:
+def _phases(shape: shapes.Shape, mesh: Mesh, *wanted: str) -> dict[str, dict[str, Any]]:
     """By phase: bytes of arguments and beside them, and bytes sent by kind and axes."""
     found = {}
     for phase, traced in lowering.trace(programs.Programs(shape), mesh):
-        if (phase in only) if only else phase != 'generate':
+        if phase in wanted:
             program = traced.lower().compile(compiler_options=_options(mesh))
-            sent = collectives.read(program.as_text(), dict(mesh.shape), shape.response)
+            at_most = shape.response if phase == 'generate' else None
+            sent = collectives.read(program.as_text(), dict(mesh.shape), at_most)
             found[phase] = {
                 'arguments': program.memory_analysis().argument_size_in_bytes,
                 'temporary': own_programs.temporary(program),

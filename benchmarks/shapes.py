@@ -44,10 +44,14 @@ class Shape:
 
     def parameters(self) -> int:
         """Weights of all matrices, embedding and head included."""
+        return self.num_layers * self._layer + 2 * self.embed_dim * self.vocab_size
+
+    @property
+    def _layer(self) -> int:
+        """Weights of a layer's matrices."""
         width = self.embed_dim // self.num_heads
         inner = self.num_heads + self.num_kv_heads
-        layer = self.embed_dim * (2 * inner * width + 3 * self.mlp_dim)
-        return self.num_layers * layer + 2 * self.embed_dim * self.vocab_size
+        return self.embed_dim * (2 * inner * width + 3 * self.mlp_dim)
 
     def flops(self) -> dict[str, float]:
         """What a phase must compute at least, by matmuls alone.
@@ -55,10 +59,7 @@ class Shape:
         Three models score, three learn, for three forward passes each. Logits are of
         response tokens only, and a query meets the keys before it.
         """
-        width = self.embed_dim // self.num_heads
-        inner = self.num_heads + self.num_kv_heads
-        layer = self.embed_dim * (2 * inner * width + 3 * self.mlp_dim)
-        dense = 2 * self.num_layers * layer  # of a token
+        dense = 2 * self.num_layers * self._layer  # of a token
         head = 2 * self.embed_dim * self.vocab_size
         pairs = self.length * (self.length + 1) / 2
         attention = 4 * self.num_layers * self.embed_dim * pairs  # of a row

@@ -1,12 +1,13 @@
 """Runs of a few steps on models of a few thousand parameters, for tests of runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 from typing import IO, Any
 
 import jax
@@ -190,6 +191,23 @@ def finished(running: subprocess.Popen) -> str:
     output, _ = running.communicate(timeout=400)
     assert running.returncode == 0, output
     return output
+
+
+def wait_for(running: subprocess.Popen, what: Callable[[], bool]) -> None:
+    """Waits until something holds while a process runs; else fails with its output."""
+    deadline = time.monotonic() + 1000
+    while running.poll() is None and time.monotonic() < deadline:
+        if what():
+            return
+        time.sleep(0.01)
+    pytest.fail(running.communicate()[0])
+
+
+def wait_for_lines(running: subprocess.Popen, file: pathlib.Path, count: int) -> None:
+    """Waits until a file has so many lines; see `wait_for`."""
+    wait_for(
+        running, lambda: file.is_file() and file.read_bytes().count(b'\n') >= count
+    )
 
 
 def children(parent: int) -> list[int]:

@@ -22,18 +22,6 @@ FEW = {
 }
 
 
-@pytest.fixture
-def load(chain, configs, few_rows, tmp_path):
-    def load(**changes):
-        more = {'run': tmp_path / 'run', **few_rows}
-        more |= micro.models(chain, 'sft', 'reward', 'cost') | changes
-        argv = micro.arguments(configs, 'ppo_lag', more)
-        config = config_lib.from_argv(argv)
-        return config, stages.sibling(config, str(configs), 'sft')
-
-    return load
-
-
 def measured(config, mesh, options):
     """A built stage's arrays on a device, and its programs' temporary bytes."""
     temporary = {}
@@ -67,8 +55,13 @@ def measured(config, mesh, options):
     [({}, compiling.AS_USERS_DO), (FEW, {})],
     ids=['full', 'adapters over few bits'],
 )
-def test_a_plan_is_what_the_programs_need(load, changes, options):
-    config, sft = load(**changes)
+def test_a_plan_is_what_the_programs_need(
+    changes, options, chain, configs, few_rows, tmp_path
+):
+    starts = micro.models(chain, 'sft', 'reward', 'cost')
+    overrides = {'run': tmp_path / 'run', **few_rows, **starts, **changes}
+    config = config_lib.from_argv(micro.arguments(configs, 'ppo_lag', overrides))
+    sft = stages.sibling(config, str(configs), 'sft')
     mesh = sharding.make_mesh(**config.mesh)
     plan = footprint.plan(config, mesh, sft)
     held, temporary = measured(config, mesh, options)

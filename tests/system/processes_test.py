@@ -127,7 +127,7 @@ def test_a_killed_run_equals_one_left_alone(two, tmp_path):
     argv = command(run, alone / 'world')
     for stage, victim in (('sft', 1), ('ppo_lag', 0)):
         running = launch(argv)
-        wait_for_lines(running, run / stage / metrics.METRICS, 2)
+        micro.wait_for_lines(running, run / stage / metrics.METRICS, 2)
         children = micro.children(running.pid)
         os.kill(children[victim], signal.SIGKILL)
         log, _ = running.communicate(timeout=300)
@@ -144,15 +144,6 @@ def test_a_killed_run_equals_one_left_alone(two, tmp_path):
     for name in ('results.json', 'samples.jsonl'):
         mine, other = (path / 'evaluate' / name for path in (run, alone))
         assert mine.read_bytes() == other.read_bytes(), name
-
-
-def wait_for_lines(running, file, count):
-    deadline = time.monotonic() + 1000
-    while running.poll() is None and time.monotonic() < deadline:
-        if file.is_file() and file.read_bytes().count(b'\n') >= count:
-            return
-        time.sleep(0.05)
-    pytest.fail(running.communicate()[0])
 
 
 def test_export_has_one_writer(two, tmp_path):
@@ -212,7 +203,7 @@ def test_sigterm_to_one_process_saves_in_all(two, tmp_path):
     shutil.copytree(alone / 'world', run / 'world')
     argv = micro.arguments(configs, 'sft', {'run': run})
     running = launch(argv)
-    wait_for_lines(running, run / 'sft' / metrics.METRICS, 1)
+    micro.wait_for_lines(running, run / 'sft' / metrics.METRICS, 1)
     os.kill(micro.children(running.pid)[1], signal.SIGTERM)
     log, _ = running.communicate(timeout=400)
     assert running.returncode == 143, log

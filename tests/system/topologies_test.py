@@ -5,7 +5,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,15 +40,6 @@ def start(argv, devices, processes):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-
-
-def wait_for_rows(running, file, count):
-    deadline = time.monotonic() + 600
-    while running.poll() is None and time.monotonic() < deadline:
-        if file.is_file() and file.read_bytes().count(b'\n') >= count:
-            return
-        time.sleep(0.01)
-    pytest.fail(running.communicate()[0])
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +79,7 @@ def test_metrics_are_those_of_a_run_that_stayed(inputs, tmp_path):
     for place, (mesh, devices, processes, until) in PLACES.items():
         running = start(command(inputs, moved, mesh), devices, processes)
         if until is not None:
-            wait_for_rows(running, file, until)
+            micro.wait_for_lines(running, file, until)
             running.send_signal(signal.SIGTERM)
         log, _ = running.communicate(timeout=600)
         assert running.returncode == (0 if until is None else 143), (place, log)

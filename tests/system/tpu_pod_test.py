@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -91,15 +90,6 @@ def calls(cloud):
     return [json.loads(line)[3] for line in lines]
 
 
-def wait_for(running, what):
-    deadline = time.monotonic() + 1000
-    while running.poll() is None and time.monotonic() < deadline:
-        if what():
-            return
-        time.sleep(0.05)
-    pytest.fail(running.communicate()[0])
-
-
 def test_a_preempted_run_goes_on_and_equals_one_left_alone(inputs, cloud, tmp_path):
     configs, overrides = inputs
     run, alone = tmp_path / 'run', tmp_path / 'alone'
@@ -107,7 +97,7 @@ def test_a_preempted_run_goes_on_and_equals_one_left_alone(inputs, cloud, tmp_pa
     argv = micro.arguments(configs, 'ppo_lag', changes | {'run': run})
     running = start(argv, '--delete')
     file = run / 'ppo_lag' / metrics.METRICS
-    wait_for(running, lambda: file.is_file() and file.read_bytes().count(b'\n') >= 2)
+    micro.wait_for_lines(running, file, 2)
     preempt(cloud)
     log, _ = running.communicate(timeout=1500)
     assert running.returncode == 0, log
