@@ -22,8 +22,8 @@ def served(start):
         slots=4,
         queue=8,
         prompts=2,
-        prompt_tokens=1024,
-        answer_tokens=2000,
+        prompt_tokens=2000,  # an answer and two questions
+        answer_tokens=1000,
         chunk=4,
     )
 
@@ -104,7 +104,7 @@ def test_an_answer_streams(browse):
 
     page.until(over)
     (whole,) = page.texts('.assistant')
-    assert len(whole) > 100
+    assert len(whole) > 100  # it goes on to its limit
     assert all(whole.startswith(text.rstrip()) for text in seen)
     assert page.texts('.user') == ['Who is there?']
     page.ask('And who is here?')  # the conversation goes on

@@ -91,15 +91,17 @@ class Server:
 
 
 def talker(directory: pathlib.Path, **changes: Any) -> str:
-    """A model whose greedy answers go on to their limits.
-
-    Its EOS is as likely as its unknown token, which of the two is taken first.
-    """
+    """A model whose answers, greedy or drawn, go on to their limits."""
     small.language_model(directory, max_positions=4096, **changes)
     model, params = hf.load_causal_lm(directory)
-    kernel = params['lm_head']['kernel']
-    unknown, eos = 0, 2
-    params['lm_head']['kernel'] = kernel.at[:, eos].set(kernel[:, unknown])
+    # The first number of a state is above 0 whatever was read, as no layer changes it,
+    # and it makes EOS impossible.
+    params['embed']['embedding'] = params['embed']['embedding'].at[:, 0].set(1)
+    for module in (params['layers']['attention']['o'], params['layers']['mlp']['down']):
+        module['kernel'] = module['kernel'].at[..., 0].set(0)
+    eos = 2
+    kernel = params['lm_head']['kernel'].at[0].set(0).at[0, eos].set(-1000)
+    params['lm_head']['kernel'] = kernel
     hf.save_causal_lm(directory, model.config, params)
     return str(directory)
 
