@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from beaver_jax import chat
 from beaver_jax import train
+from beaver_jax.chat import __main__ as chat
 from tests import micro
 from tests import real
 

@@ -74,9 +74,7 @@ class LanguageModel:
         Raises:
           ValueError: The path holds no language model, or a setting is out of range.
         """
-        directory = inputs.find_model(path)
-        if directory is None:
-            raise inputs.InputError(f'{path!r} {inputs.no_model(path)}')
+        directory = loading.directory(path)
         positions = hf.backbone_config(directory).max_positions
         self.max_length = positions if max_length is None else max_length
         _check(dtype, batch_size, self.max_length, positions)

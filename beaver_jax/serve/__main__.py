@@ -12,14 +12,13 @@ import argparse
 import dataclasses
 import logging
 import os
-import pathlib
-import re
 import signal
 
 from beaver_jax import compilation
 from beaver_jax import terminal
 from beaver_jax.serve import address
 from beaver_jax.serve import limits as limits_lib
+from beaver_jax.stages import command_line
 from beaver_jax.stages import inputs
 
 log = logging.getLogger('beaver_jax.serve')
@@ -55,7 +54,7 @@ def serve(arguments: argparse.Namespace) -> None:
     names = [field.name for field in dataclasses.fields(limits_lib.Limits)]
     limits = limits_lib.Limits(**{name: getattr(arguments, name) for name in names})
     token = _token(arguments)
-    paths = _paths(arguments)
+    paths = command_line.paths(arguments)
     # First what can be refused at once: models take minutes.
     sockets = address.bind(arguments.host, arguments.port)
     held = votes.Votes(arguments.votes)
@@ -78,22 +77,6 @@ def serve(arguments: argparse.Namespace) -> None:
     log.info('serve: finished')
 
 
-def _paths(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """Of the language models and of the score models, by name."""
-    from beaver_jax.serve import scorer
-
-    talkers = named(arguments.models)
-    costs = named(arguments.cost, default='harm')
-    scorers = {scorer.REWARD: arguments.reward} if arguments.reward else {}
-    if scorer.REWARD in costs:
-        raise ValueError('--cost: a cost model may not be called reward.')
-    scorers |= costs
-    for path in [*talkers.values(), *scorers.values()]:
-        if inputs.find_model(path) is None:
-            raise ValueError(f'{path!r} {inputs.no_model(path)}')
-    return talkers, scorers
-
-
 def _load(
     talkers: dict[str, str],
     scorers: dict[str, str],
@@ -103,13 +86,14 @@ def _load(
     """The language models, and what scores, if anything does."""
     from beaver_jax.serve import models
     from beaver_jax.serve import scorer
+    from beaver_jax.stages import score_model
 
     loaded = {}
     for name, path in talkers.items():
         log.info('serve: loading and compiling %s', name)
         loaded[name] = models.Model(name, path, limits, dtype)
     score_models = {
-        name: scorer.ScoreModel(path, dtype) for name, path in scorers.items()
+        name: score_model.ScoreModel(path, dtype) for name, path in scorers.items()
     }
     judge = None
     if score_models:
@@ -123,34 +107,6 @@ def _load(
             capacity=limits.queue + limits.prompts,
         )
     return loaded, judge
-
-
-def named(given: list[str], default: str | None = None) -> dict[str, str]:
-    """Paths by name, of [NAME=]PATH.
-
-    Args:
-      given: Of the command line.
-      default: The name of the first path without one; else its own last part.
-
-    Raises:
-      ValueError: A name that is taken, or has other characters than letters, digits,
-        '.', '_' and '-'.
-    """
-    found: dict[str, str] = {}
-    for one in given:
-        before, equals, behind = one.partition('=')
-        name, path = (before, behind) if equals and '/' not in before else ('', one)
-        own = pathlib.Path(path).absolute()
-        own = own.parent if own.name == inputs.MODEL else own
-        name = name or (default if default and default not in found else own.name)
-        if not re.fullmatch(r'[\w.-]+', name):
-            raise ValueError(f'{one!r}: {name!r} cannot be a name; use NAME={path}')
-        if name in found:
-            raise ValueError(
-                f'{found[name]!r} and {path!r} are both called {name!r}; use NAME=PATH.'
-            )
-        found[name] = path
-    return found
 
 
 def _token(arguments: argparse.Namespace) -> str | None:
@@ -176,15 +132,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('models', nargs='+', metavar='[NAME=]MODEL')
-    parser.add_argument('--reward', help='a reward model, for /v1/score')
-    parser.add_argument(
-        '--cost',
-        action='append',
-        default=[],
-        metavar='[NAME=]MODEL',
-        help='a cost model, for /v1/score; may be given several times',
-    )
+    command_line.add_models(parser)
+    command_line.add_score_models(parser, '/v1/score')
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=8000)
     parser.add_argument(

@@ -22,6 +22,7 @@ from beaver_jax.serve import scorer as scorer_lib
 from beaver_jax.serve import shapes
 from beaver_jax.serve import texts
 from beaver_jax.serve import votes as votes_lib
+from beaver_jax.stages import score_model
 
 LEGACY_TOKENS = 16  # OpenAI's default of /v1/completions
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -211,7 +212,7 @@ def _add_scores(app: fastapi.FastAPI, served: Served) -> None:
 def _scores(found: Mapping[str, list[float]]) -> dict[str, Any]:
     """A number of a model with one output, else a list."""
     values = {name: row[0] if len(row) == 1 else row for name, row in found.items()}
-    return {'reward': values.pop(scorer_lib.REWARD, None), 'costs': values}
+    return {'reward': values.pop(score_model.REWARD, None), 'costs': values}
 
 
 def _limit(body: schemas.ChatRequest) -> int | None:

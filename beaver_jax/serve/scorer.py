@@ -4,59 +4,14 @@ from collections.abc import Mapping, Sequence
 from concurrent import futures
 import logging
 import threading
-from typing import Any
 
-import jax
-import numpy as np
-
-from beaver_jax import scoring
-from beaver_jax.data import tokenizer as tokenizer_lib
-from beaver_jax.models import score
 from beaver_jax.serve import engine
-from beaver_jax.stages import loading
+from beaver_jax.stages import score_model
 
 log = logging.getLogger(__name__)
 
-REWARD = 'reward'
 SHORTEST = 64  # conversations are padded to this, twice this, …
 Conversation = Mapping[str, Sequence[int]]  # ids by score model
-
-
-class ScoreModel:
-    """One reward or cost model and its tokenizer."""
-
-    def __init__(self, path: str, dtype: str = 'auto'):
-        """Loads a model.
-
-        Raises:
-          ValueError: There is no score model.
-        """
-        self.tokenizer, self.model, self._params = loading.to_score_with(path, dtype)
-        self._lock = threading.Lock()
-        self._score = jax.jit(self._end_scores)
-
-    @property
-    def positions(self) -> int:
-        """The longest conversation that it was made for."""
-        return self.model.config.backbone.max_positions
-
-    def encode(self, turns: Sequence[str]) -> list[int]:
-        """Ids of a conversation that goes user, assistant, …, assistant."""
-        with self._lock:
-            pieces = tokenizer_lib.encode_turns(self.tokenizer, turns)
-        return [token for piece in pieces for token in piece]
-
-    def score(self, rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
-        """End scores, [B, outputs] as they are, not normalized."""
-        tokens: Any = np.full((len(rows), length), self.tokenizer.pad_token_id, 'int32')
-        mask: Any = np.zeros(tokens.shape, bool)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)], mask[i, : len(row)] = row, True
-        return np.asarray(self._score(self._params, tokens, mask))
-
-    def _end_scores(self, params, tokens, mask):
-        unused = score.init_normalizer(self.model.config.score_dim)
-        return scoring.end_scores(self.model, params, unused, tokens, mask)
 
 
 class Scorer:
@@ -64,7 +19,7 @@ class Scorer:
 
     def __init__(
         self,
-        models: Mapping[str, ScoreModel],
+        models: Mapping[str, score_model.ScoreModel],
         *,
         rows: int,
         tokens: int,
@@ -73,7 +28,8 @@ class Scorer:
         """Compiles everything and starts the thread.
 
         Args:
-          models: By name; `REWARD` is the reward model, all others are cost models.
+          models: By name; `score_model.REWARD` is the reward model, all others are
+            cost models.
           rows: Conversations at a time.
           tokens: Of the longest conversation.
           capacity: Conversations that wait at most.

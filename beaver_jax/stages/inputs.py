@@ -1,6 +1,7 @@
 """What a stage starts from: model directories, tokenizers, rows."""
 
 from collections.abc import Callable
+import contextlib
 import logging
 import pathlib
 from typing import Any, TypeVar
@@ -76,9 +77,17 @@ def no_model(path: str) -> str:
             'is an adapter, not a model; name the stage that has left it, whose merged '
             'model is beside it.'
         )
-    inside = sorted(x.parent for x in directory.glob('*/config.json'))
-    meant = [str(x) for x in inside if find_model(str(x)) is not None]
-    return NO_MODEL + (f' Did you mean {meant[0]}?' if meant else '')
+    inside: dict[str, list[str]] = {'Language': [], 'Score': []}
+    for place in map(str, sorted(directory.glob('*'))):
+        if (found := find_model(place)) is not None:
+            with contextlib.suppress(hf.CheckpointError):
+                scores = hf.is_score_model(hf.read_hf_config(found))
+                inside['Score' if scores else 'Language'].append(place)
+    return NO_MODEL + ''.join(
+        f' {kind} models in it: {", ".join(places)}.'
+        for kind, places in inside.items()
+        if places
+    )
 
 
 def _has_weights(directory: pathlib.Path) -> bool:

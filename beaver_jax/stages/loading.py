@@ -40,8 +40,8 @@ def causal_lm_of(
     section: ml_collections.ConfigDict, name: str, **changes: Any
 ) -> transformer.CausalLM:
     """The language model of `causal_lm`, without its parameters."""
-    directory = inputs.model_directory(f'{name}.init', section.init)
-    return hf.causal_lm(directory, **inputs.compute(section, name), **changes)
+    found = inputs.model_directory(f'{name}.init', section.init)
+    return hf.causal_lm(found, **inputs.compute(section, name), **changes)
 
 
 def to_talk_with(
@@ -56,9 +56,9 @@ def to_talk_with(
     Raises:
       ValueError: The path holds no language model, or a tokenizer that is not its own.
     """
-    directory = _directory(path)
-    tokenizer = tokenizer_lib.load(directory)
-    model, params = hf.load_causal_lm(directory, **_everywhere(dtype))
+    found = directory(path)
+    tokenizer = tokenizer_lib.load(found)
+    model, params = hf.load_causal_lm(found, **_everywhere(dtype))
     inputs.check_tokenizer(tokenizer, model.config, path)
     return tokenizer, model, params
 
@@ -67,18 +67,28 @@ def to_score_with(
     path: str, dtype: str
 ) -> tuple[inputs.Tokenizer, score.ScoreModel, hf.Params]:
     """A score model outside of any run; arguments and errors as in `to_talk_with`."""
-    directory = _directory(path)
-    tokenizer = tokenizer_lib.load(directory)
-    model, params, _ = hf.load_score_model(directory, **_everywhere(dtype))
+    found = directory(path, scores=True)
+    tokenizer = tokenizer_lib.load(found)
+    model, params, _ = hf.load_score_model(found, **_everywhere(dtype))
     inputs.check_tokenizer(tokenizer, model.config.backbone, path)
     return tokenizer, model, params
 
 
-def _directory(path: str) -> pathlib.Path:
-    directory = inputs.find_model(path)
-    if directory is None:
+def directory(path: str, *, scores: bool = False) -> pathlib.Path:
+    """The Hugging Face directory of the language or the score model that `path` names.
+
+    Raises:
+      ValueError: There is none, or one of the other kind.
+    """
+    found = inputs.find_model(path)
+    if found is None:
         raise inputs.InputError(f'{path!r} {inputs.no_model(path)}')
-    return directory
+    if hf.is_score_model(hf.read_hf_config(found)) != scores:
+        kinds = ('language model', 'score model')
+        raise inputs.InputError(
+            f'{path!r} is a {kinds[not scores]}; name a {kinds[scores]}.'
+        )
+    return found
 
 
 def _everywhere(dtype: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 
-from beaver_jax import chat
+from beaver_jax.chat import __main__ as chat
+from beaver_jax.chat import talker as talker_lib
 from beaver_jax.data import template
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.rollout import sampling
@@ -50,7 +51,7 @@ def _generate(reference, text):
 
 @pytest.mark.parametrize('question', QUESTIONS)
 def test_transformers_gives_the_greedy_tokens_of_chat(policy, reference, question):
-    talker = chat.Talker(
+    talker = talker_lib.Talker(
         str(policy),
         sampling.Sampler(temperature=0.0),
         max_new_tokens=NEW_TOKENS,

@@ -5,6 +5,7 @@ import pytest
 from beaver_jax.serve import limits
 from beaver_jax.serve import models
 from beaver_jax.serve import scorer
+from beaver_jax.stages import score_model
 from tests.serve import small
 
 LIMITS = limits.Limits(
@@ -36,10 +37,12 @@ def judge(tmp_path_factory):
     root = tmp_path_factory.mktemp('judges')
     made = scorer.Scorer(
         {
-            scorer.REWARD: scorer.ScoreModel(
+            score_model.REWARD: score_model.ScoreModel(
                 small.score_model(root / 'reward', 'reward')
             ),
-            'harm': scorer.ScoreModel(small.score_model(root / 'cost', 'cost', seed=2)),
+            'harm': score_model.ScoreModel(
+                small.score_model(root / 'cost', 'cost', seed=2)
+            ),
         },
         rows=2,
         tokens=64,

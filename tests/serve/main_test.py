@@ -8,17 +8,6 @@ from beaver_jax.serve import limits
 from tests import micro
 
 
-def test_names_are_given_or_those_of_the_directories():
-    assert main_lib.named(['runs/tiny/sft', 'b=runs/tiny/ppo', 'runs/x/model']) == {
-        'sft': 'runs/tiny/sft',
-        'b': 'runs/tiny/ppo',
-        'x': 'runs/x/model',
-    }
-    assert main_lib.named(['runs/a=b/sft']) == {'sft': 'runs/a=b/sft'}
-    costs = main_lib.named(['runs/tiny/cost', 'privacy'], default='harm')
-    assert costs == {'harm': 'runs/tiny/cost', 'privacy': 'privacy'}
-
-
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
@@ -42,7 +31,7 @@ def test_command_lines_that_are_refused(argv, message):
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
     """What passes for a model, until it is loaded."""
-    monkeypatch.setattr(main_lib.inputs, 'find_model', lambda path: path)
+    monkeypatch.setattr(main_lib.command_line, 'paths', lambda _: ({}, {}))
     monkeypatch.setattr(main_lib, '_load', lambda *unused: 1 / 0)
     return str(tmp_path)
 

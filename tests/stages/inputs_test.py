@@ -13,6 +13,7 @@ from beaver_jax.stages import inputs
 from beaver_jax.stages import loading
 from tests import micro
 from tests import tiny
+from tests.serve import small
 
 
 def config(**values):
@@ -49,12 +50,17 @@ def test_a_stage_that_is_not_finished_holds_no_model(tmp_path):
         inputs.model_directory('actor.init', '')
 
 
-def test_what_may_be_meant_where_no_model_is(tmp_path):
-    inside = model(tmp_path / 'stories' / 'hf')
-    assert inputs.no_model(str(tmp_path / 'stories')).endswith(
-        f' Did you mean {inside}?'
+def test_where_no_model_is_those_inside_are_named(tmp_path):
+    run = tmp_path / 'run'
+    small.language_model(run / 'sft' / 'model')
+    small.score_model(run / 'cost' / 'model', 'cost')
+    small.score_model(run / 'reward', 'reward')
+    model(run / 'broken')
+    assert inputs.no_model(str(run)).endswith(
+        f'directory. Language models in it: {run / "sft"}. '
+        f'Score models in it: {run / "cost"}, {run / "reward"}.'
     )
-    assert 'mean' not in inputs.no_model(str(tmp_path / 'elsewhere'))
+    assert 'in it' not in inputs.no_model(str(tmp_path / 'elsewhere'))
     (tmp_path / 'adapter_config.json').write_text('{}')
     assert inputs.no_model(str(tmp_path)).startswith('is an adapter, not a model; ')
 

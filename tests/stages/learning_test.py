@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from beaver_jax import chat
 from beaver_jax import config as config_lib
 from beaver_jax import export
 from beaver_jax import metrics
 from beaver_jax import sharding
 from beaver_jax import train
+from beaver_jax.chat import __main__ as chat
 from beaver_jax.models import fingerprint
 from beaver_jax.models import hf
 from beaver_jax.models import quantize
