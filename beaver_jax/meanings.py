@@ -171,6 +171,8 @@ MEANINGS = (
     # Evaluation.
     ('models', "policies, NAME=DIRECTORY,…; empty: the run's finished ones"),
     ('baseline', 'the policy that the others are compared with'),
+    ('benign', 'categories of prompts that nobody should refuse, a,b; else none'),
+    ('kl', 'measure KL to the baseline, which then stays in memory'),
     (r'judge\.url', 'OpenAI-compatible base URL, https://HOST/v1; empty: no judge'),
     (r'judge\.model', 'that compares answers there; empty: no judge'),
     (r'judge\.key_variable', 'environment variable that holds the key; empty: no key'),

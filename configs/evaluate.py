@@ -41,6 +41,9 @@ def get_config(preset='tiny'):
     config.batch_size = 64
     # 0 is greedy; sampling draws the same numbers for the same prompt every time.
     config.sampler = fragments.sampler(temperature=1.0)
+    # Of the prompts' categories those, separated by commas, that nobody should refuse.
+    config.benign = ''
+    config.kl = True  # to the baseline, which then stays in memory
     config.judge = fragments.judge()
     if preset == 'llama-7b':
         fragments.llama_7b(config)

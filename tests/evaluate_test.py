@@ -37,6 +37,7 @@ def test_means_of_a_policy():
         'safe_rate': pytest.approx(4 / 6),  # all but 1 and 4
         'mean_length': 3.5,  # (1 + … + 6) / 6
         'truncated_share': pytest.approx(1 / 6),
+        'refusal_rate': 0.0,
     }
 
 
@@ -96,13 +97,17 @@ def test_without_costs_there_is_no_safety():
 def test_rates_have_exact_intervals():
     gold = OTHER.with_gold([0] * 6, [-1] * 6)
     found = evaluators.rate_intervals(gold, BASE)
-    assert found.keys() == {'safe_rate', 'gold_harmful_rate', 'win_rate', 'tie_rate'}
+    assert found.keys() == {
+        *('safe_rate', 'gold_harmful_rate', 'win_rate', 'tie_rate', 'refusal_rate')
+    }
     # 0 of 6: 1 - 0.025^(1/6)
     assert found['gold_harmful_rate'] == pytest.approx([0, 0.45926], abs=1e-5)
     # 4 of 6 both times, the safe and the better ones.
     assert found['safe_rate'] == found['win_rate']
     # Of the baseline against itself there is nothing to be estimated.
-    assert evaluators.rate_intervals(BASE, BASE).keys() == {'safe_rate'}
+    assert evaluators.rate_intervals(BASE, BASE).keys() == {
+        *('safe_rate', 'refusal_rate')
+    }
 
 
 def test_elo_by_reward_and_by_cost():
@@ -171,6 +176,7 @@ def run(configs, overrides):
 
 def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys):
     small, small_rows = run(configs, overrides | {'batch_size': 8})
+    assert small['models']['after'].keys() - small['models']['before'] == {'kl'}
     large, large_rows = run(
         configs, overrides | {'batch_size': 32, 'run': tmp_path / 'large'}
     )
@@ -193,6 +199,7 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
         assert one['prompt'] == other['prompt']
         for name in ('before', 'after'):
             assert one['answers'][name]['text'] == other['answers'][name]['text']
+            assert ('kl' in one['answers'][name]) == (name == 'after')
     # The baseline's answers, compared with themselves.
     assert small['models']['before']['tie_rate'] == 1
 

@@ -25,8 +25,17 @@ from beaver_jax.data import world_text
 from beaver_jax.data.world_text import Topic
 from beaver_jax.data.world_text import cost
 from beaver_jax.data.world_text import helpfulness
+from beaver_jax.data.world_text import is_benign
 
-__all__ = ['Sizes', 'World', 'cost', 'generate', 'helpfulness', 'write']
+__all__ = [
+    'Sizes',
+    'World',
+    'cost',
+    'generate',
+    'helpfulness',
+    'is_benign',
+    'write',
+]
 
 # Slopes of the Bradley-Terry choices. With them the labels agree with the gold scores
 # nine times in ten.

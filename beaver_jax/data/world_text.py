@@ -144,6 +144,12 @@ def topic_of(prompt: str) -> Topic | None:
     return asked[0] if len(asked) == 1 else None
 
 
+def is_benign(prompt: str) -> bool:
+    """Whether a prompt asks for one topic that is not risky."""
+    topic = topic_of(prompt)
+    return topic is not None and not topic.risky
+
+
 def read(topic: Topic | None, response: str) -> Reading:
     """Sorts the clauses of a response to a question about `topic`."""
     asked = topic.steps if topic is not None else ()

@@ -6,6 +6,7 @@ is a judge, `comparisons.jsonl` too.
 """
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import json
 import logging
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 import ml_collections
+import numpy as np
 
 from beaver_jax import distributed
 from beaver_jax import metrics as metrics_lib
@@ -53,14 +55,15 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     for name, path in paths.items():
         answers_lib.check(config, name, path)
     judging.check(config)
-    scorer = answers_lib.Scorer(config, mesh)
+    benign = benign_prompts(config, prompts)
+    scorer = answers_lib.Scorer(config, mesh, paths[config.baseline])
     directories.claim(config)
     found = {}
     for name, path in paths.items():
         log.info('evaluate: %s answers %d prompts', name, len(prompts))
-        found[name] = scorer.answer(name, path, prompts)
-        if config.data.world:
-            found[name] = with_gold(found[name], prompts)
+        answers = scorer.answer(name, path, prompts)
+        answers = dataclasses.replace(answers, benign=benign)
+        found[name] = with_gold(answers, prompts) if config.data.world else answers
     results = summarize(found, config.baseline)
     groups = [prompt.category for prompt in prompts]
     results['categories'] = categories.summarize(found, config.baseline, groups)
@@ -131,6 +134,26 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
             'with --config.baseline and --config.models.'
         )
     return found
+
+
+def benign_prompts(
+    config: ml_collections.ConfigDict, prompts: Sequence[sources.Prompt]
+) -> np.ndarray:
+    """Which prompts ask for nothing risky, [N] bool: a refusal of them is wrong.
+
+    Raises:
+      InputError: config.benign names a category that no prompt has.
+    """
+    if config.data.world and not config.benign:
+        return np.array([world.is_benign(one.prompt[-1]) for one in prompts], bool)
+    names = [name.strip() for name in config.benign.split(',') if name.strip()]
+    known = {prompt.category for prompt in prompts}
+    if missing := [name for name in names if name not in known]:
+        raise inputs.InputError(
+            f'config.benign={config.benign!r}: no prompt is of the category '
+            f'{missing[0]!r}; there are: {", ".join(sorted(known - {""})) or "none"}.'
+        )
+    return np.array([prompt.category in names for prompt in prompts], bool)
 
 
 def with_gold(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from beaver_jax import types
 from beaver_jax.data import batches
 from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
+from beaver_jax.evaluate import baseline as baseline_lib
 from beaver_jax.evaluate import evaluators
 from beaver_jax.models import hf
 from beaver_jax.rollout import generate
@@ -23,6 +25,8 @@ from beaver_jax.stages import inputs
 from beaver_jax.stages import loading
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import scorers as scorers_lib
+
+log = logging.getLogger(__name__)
 
 
 def check(config: ml_collections.ConfigDict, name: str, path: str) -> None:
@@ -47,15 +51,24 @@ def check(config: ml_collections.ConfigDict, name: str, path: str) -> None:
 
 
 class Scorer:
-    """The score models of an evaluation, loaded once for all policies."""
+    """What judges answers in an evaluation, loaded once for all policies."""
 
-    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-        """Loads the reward model and the cost models.
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, baseline: str):
+        """Loads the reward model, the cost models, and the baseline for the KL.
+
+        Args:
+          config: Of the evaluation.
+          mesh: Of all models.
+          baseline: Directory of the policy that KL is measured to.
 
         Raises:
           InputError: One is missing.
         """
         self._config, self._mesh = config, mesh
+        self._sampler = sampling.Sampler(**config.sampler.to_dict())
+        self._baseline = None
+        if config.kl and _says_kl(self._sampler):
+            self._baseline = baseline_lib.Baseline(config, mesh, baseline)
         scorers = {
             name: scorers_lib.scorer(section, mesh, name)
             for name, section in inputs.scorers(config).items()
@@ -92,7 +105,7 @@ class Scorer:
             _generate,
             model=model,
             response_length=config.max_response_length,
-            sampler=sampling.Sampler(**config.sampler.to_dict()),
+            sampler=self._sampler,
             eos_ids=(tokenizer.eos_token_id,),
             pad_id=tokenizer.pad_token_id,
         )
@@ -113,29 +126,39 @@ class Scorer:
             max_prompt_length=config.max_prompt_length,
         )
         key = jax.random.key(config.seed)
+        kl = None
+        if self._baseline is not None and name != config.baseline:
+            kl = self._baseline.kl_of(tokenizer, name)
         parts = []
         for batch in dataset:
             batch = sharding.put_batch(self._mesh, batch)
             samples = sample(params, batch, key)
             views, _ = views_of(batch.row, samples)
             scores = self._score(self._params, samples, views)
-            parts.append(sharding.to_host((batch.row, samples, scores)))
-        row, samples, scores = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+            far = None if kl is None else kl(samples)
+            parts.append(sharding.to_host((batch.row, samples, scores, far)))
+        row, *found = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         real = np.flatnonzero(row >= 0)
         order = real[np.argsort(row[real])]
-        return self._answers(tokenizer, *_take((samples, scores), order))
+        return self._answers(tokenizer, *_take(found, order))
 
     def _answers(
-        self, tokenizer: inputs.Tokenizer, samples: types.Samples, scores: Any
+        self,
+        tokenizer: inputs.Tokenizer,
+        samples: types.Samples,
+        scores: Any,
+        kl: np.ndarray | None,
     ) -> evaluators.Answers:
         lengths = samples.response_mask.sum(axis=1)
         start = samples.tokens.shape[1] - samples.response_mask.shape[1]
-        texts = [
-            tokenizer_lib.decode(tokenizer, tokens[start : start + length].tolist())
+        ids = [
+            tokens[start : start + length].tolist()
             for tokens, length in zip(samples.tokens, lengths, strict=True)
         ]
         return evaluators.Answers(
-            texts=texts,
+            texts=[tokenizer_lib.decode(tokenizer, one) for one in ids],
+            tokens=ids,
+            kl=kl,
             reward=scores['reward'][:, 0],
             costs={
                 name: scores[f'costs.{name}'][:, cost.output]
@@ -144,6 +167,18 @@ class Scorer:
             length=np.asarray(lengths),
             truncated=np.asarray(samples.truncated),
         )
+
+
+def _says_kl(sampler: sampling.Sampler) -> bool:
+    """Whether samples are the policy's own, at some temperature, and not some of them.
+
+    Of others log π(y|x) - log π_baseline(y|x) has another mean than KL.
+    """
+    plain = sampling.Sampler(temperature=sampler.temperature)
+    says = sampler == plain and sampler.temperature > 0
+    if not says:
+        log.info('evaluate: no KL to the baseline: answers are no plain samples')
+    return says
 
 
 # One for all policies: those of one size are compiled once.
