@@ -7,6 +7,7 @@ is a judge, `comparisons.jsonl` too.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
@@ -27,6 +28,7 @@ from beaver_jax.evaluate import answers as answers_lib
 from beaver_jax.evaluate import categories
 from beaver_jax.evaluate import evaluators
 from beaver_jax.evaluate import judging
+from beaver_jax.evaluate import pairs as pairs_lib
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
@@ -56,6 +58,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         answers_lib.check(config, name, path)
     judging.check(config)
     benign = benign_prompts(config, prompts)
+    comparisons = held_out_pairs(config)
     scorer = answers_lib.Scorer(config, mesh, paths[config.baseline])
     directories.claim(config)
     found = {}
@@ -67,6 +70,10 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     results = summarize(found, config.baseline)
     groups = [prompt.category for prompt in prompts]
     results['categories'] = categories.summarize(found, config.baseline, groups)
+    results['score_models'] = {
+        name: pairs_lib.summarize(scorer.pairs(name, some))
+        for name, some in comparisons.items()
+    }
     if jax.process_index() == 0:
         directory = directories.directory(config)
         _write(directory, results, samples(found, prompts))
@@ -133,6 +140,34 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
             f'({", ".join(found) or "none is finished"}); train it, or name another '
             'with --config.baseline and --config.models.'
         )
+    return found
+
+
+def held_out_pairs(
+    config: ml_collections.ConfigDict,
+) -> dict[str, Sequence[sources.Comparison]]:
+    """Held-out pairs by score model: of 'reward', and of the first of 'costs.<name>'.
+
+    Those of config.data.reward_pairs_test and cost_pairs_test, or the share that
+    training on reward_pairs and cost_pairs leaves out; none where neither is named.
+
+    Raises:
+      InputError: A source that cannot be read.
+    """
+    uses: tuple[tuple[sources.Need, str], ...] = (
+        ('better', 'reward'),
+        ('safer', 'cost'),
+    )
+    found = {}
+    for (need, use), name in zip(uses, inputs.scorers(config), strict=False):
+        read = functools.partial(
+            sources.comparisons,
+            need=need,
+            on_bad_row=config.data.on_bad_row,
+            contradictions=config.data.contradictions,
+        )
+        if pairs := records.held_out(read, config, f'{use}_pairs'):
+            found[name] = pairs
     return found
 
 

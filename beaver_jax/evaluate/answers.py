@@ -17,6 +17,7 @@ from beaver_jax.data import sources
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.evaluate import baseline as baseline_lib
 from beaver_jax.evaluate import evaluators
+from beaver_jax.evaluate import pairs as pairs_lib
 from beaver_jax.models import hf
 from beaver_jax.rollout import generate
 from beaver_jax.rollout import sampling
@@ -25,6 +26,7 @@ from beaver_jax.stages import inputs
 from beaver_jax.stages import loading
 from beaver_jax.stages import ppo_settings
 from beaver_jax.stages import scorers as scorers_lib
+from beaver_jax.steps import preference
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Scorer:
             name: scorers_lib.scorer(section, mesh, name)
             for name, section in inputs.scorers(config).items()
         }
+        self._scorers = scorers
         self._params = {name: one.params() for name, one in scorers.items()}
         self._score = jax.jit(
             lambda params, samples, views: {
@@ -141,6 +144,48 @@ class Scorer:
         real = np.flatnonzero(row >= 0)
         order = real[np.argsort(row[real])]
         return self._answers(tokenizer, *_take(found, order))
+
+    def pairs(
+        self, name: str, comparisons: Sequence[sources.Comparison]
+    ) -> pairs_lib.Pairs:
+        """Scores both responses of held-out pairs.
+
+        Args:
+          name: Of the score model, 'reward' or 'costs.<name>'.
+          comparisons: N pairs, whose better or safer response is known.
+
+        Raises:
+          DataError: No pair fits.
+        """
+        config, one = self._config, self._scorers[name]
+        section = inputs.scorers(config)[name]
+        tokenizer = inputs.load_tokenizer(f'{name}.init', section.init)
+        longest = config.max_prompt_length + config.max_response_length
+        dataset = batches.pairs(
+            comparisons,
+            tokenizer,
+            preferred='better' if name == 'reward' else 'safer',
+            max_length=min(
+                section.max_length or 2 * longest,
+                one.model.config.backbone.max_positions,
+            ),
+            batch_size=config.batch_size,
+            shard=inputs.process_shard(self._mesh),
+            once=True,
+            workers=config.data.workers,
+        )
+        ends_of = jax.jit(functools.partial(preference.pair_ends, model=one.model))
+        parts = []
+        for batch in dataset:
+            batch = sharding.put_batch(self._mesh, batch)
+            ends = ends_of(one.held.params, batch)[..., section.output]
+            parts.append(
+                sharding.to_host((batch.valid, ends, batch.safety_sign[..., 0]))
+            )
+        valid, scores, safety = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return pairs_lib.Pairs(
+            scores[valid].astype(float), None if name == 'reward' else safety[valid]
+        )
 
     def _answers(
         self,

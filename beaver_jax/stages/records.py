@@ -130,6 +130,23 @@ def train_and_test(
     return Found(train, test, counts)
 
 
+def held_out(
+    read: Callable[..., store.Stored[Any]],
+    config: ml_collections.ConfigDict,
+    name: str,
+) -> Sequence[Any]:
+    """What `train_and_test` holds out, without the rest; () where nothing is named.
+
+    Args: see there.
+    """
+    read = functools.partial(read, seed=config.seed)
+    if config.data[f'{name}_test']:
+        return read(specs(config, f'{name}_test'))
+    if not config.data[name]:
+        return ()
+    return _held_out(read(specs(config, name)), config, name)[1]
+
+
 def once(make: Callable[..., Any], test: Sequence[Any], stage: str) -> Any | None:
     """Batches of held-out rows, once; None where there are none to measure on.
 
