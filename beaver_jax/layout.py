@@ -6,6 +6,8 @@ Names alone: who reads a run need not know how it is trained.
 """
 
 from collections.abc import Mapping, Sequence
+import difflib
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -14,6 +16,9 @@ RESULTS = 'results.json'  # the same of an evaluation
 CARD = 'data_card.json'
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
+METRICS = 'metrics.jsonl'
+REPORT = 'report'
+PAGE = 'index.html'  # of a report
 
 # The order in which stages are told, and the names they are told by.
 STAGES = {
@@ -48,6 +53,47 @@ class Saved(NamedTuple):
 def is_done(path: pathlib.Path) -> bool:
     """Whether a stage's directory holds a finished stage."""
     return any((path / name).is_file() for name in (SUMMARY, RESULTS))
+
+
+def is_report(path: pathlib.Path) -> bool:
+    """Whether a directory holds a report, which has a summary as stages have."""
+    return path.name == REPORT or (path / PAGE).is_file()
+
+
+def stages(path: pathlib.Path) -> list[str]:
+    """The stages that were begun in a directory, by name; none of one that is shut."""
+    try:
+        return sorted(item.name for item in path.iterdir() if _is_begun(item))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def _is_begun(path: pathlib.Path) -> bool:
+    if is_report(path):
+        return False
+    if is_done(path) or (path / METRICS).is_file():
+        return True
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    # A model's config.json is of another kind.
+    return isinstance(config, dict) and 'stage' in config
+
+
+def neighbours(path: pathlib.Path) -> str:
+    """Says, of a run that is not there, which there are instead.
+
+    The names most like the one that was asked for come first.
+    """
+    parent = path.parent
+    if not parent.is_dir():
+        return f'; there is no {parent} either.'
+    if own := stages(parent):
+        return f'; {parent} is a run itself, and its stages are {", ".join(own)}.'
+    names = sorted(item.name for item in parent.iterdir() if stages(item))
+    alike = difflib.get_close_matches(path.name, names, n=len(names) or 1, cutoff=0)
+    return f'; {parent} holds {", ".join(alike[:8]) or "no run"}.'
 
 
 def glance(headline: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """Reads what the stages of a run left behind."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import difflib
 import json
 import math
 import pathlib
@@ -16,6 +15,9 @@ STAGES = layout.STAGES
 AGAIN = 'write it again by running its stage again'
 
 
+Series = tuple[list[float], list[float]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage's files; empty where a file is missing."""
@@ -25,14 +27,18 @@ class Stage:
     metrics: list[dict[str, float]]
     timings: list[dict[str, float]]
 
-    def series(self, name: str) -> tuple[list[float], list[float]]:
+    @property
+    def is_policy(self) -> bool:
+        """Whether it learned from rewards of its own answers."""
+        return any('train/reward' in row for row in self.metrics)
+
+    def series(self, name: str) -> Series:
         """Returns the steps and the values of a metric, where it is finite."""
-        points = [
-            (row['step'], row[name])
-            for row in self.metrics
-            if name in row and math.isfinite(row[name])
-        ]
-        return [step for step, _ in points], [value for _, value in points]
+        return _series(self.metrics, name)
+
+    def pace(self, name: str) -> Series:
+        """The same of a timing, without the first step, which compiles."""
+        return _series(self.timings[1:], name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +49,30 @@ class Run:
       path: The directory.
       stages: By name, in the order of `STAGES`, then by alphabet.
       results: evaluate/results.json, or empty.
+      evaluation: evaluate/config.json, or empty.
       samples: The rows of evaluate/samples.jsonl, or none.
     """
 
     path: pathlib.Path
     stages: dict[str, Stage]
     results: dict[str, Any]
+    evaluation: dict[str, Any]
     samples: list[dict[str, Any]]
 
     @property
     def policies(self) -> Mapping[str, dict[str, Any]]:
         """What was measured of each evaluated policy, by its name."""
         return self.results.get('models', {})
+
+    @property
+    def answering(self) -> list[str]:
+        """The policies whose answers the samples hold."""
+        return list(self.samples[0]['answers']) if self.samples else []
+
+    def scores(self, policy: str, key: str) -> list[float]:
+        """The score of a policy's answer to each prompt; NaN where there is none."""
+        found = (row['answers'].get(policy, {}).get(key) for row in self.samples)
+        return [math.nan if score is None else float(score) for score in found]
 
     @property
     def constraints(self) -> list[str]:
@@ -76,35 +94,48 @@ def load(path: pathlib.Path) -> Run:
       ValueError: Nothing in it can be reported, or a file is damaged.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f'no run at {path}{_neighbours(path)}')
+        raise FileNotFoundError(f'no run at {path}{layout.neighbours(path)}')
     if (path / metrics.METRICS).exists() or (path / 'summary.json').exists():
         raise ValueError(f'{path} is one stage; report its run: {path.parent}.')
     stages = {
         directory.name: _stage(directory)
         for directory in sorted(path.iterdir(), key=_order)
-        if directory.name != 'report'
+        if not layout.is_report(directory)
         and any(
             (directory / file).exists() for file in ('summary.json', metrics.METRICS)
         )
     }
-    results = _json(path / 'evaluate' / 'results.json')
+    evaluated = path / 'evaluate'
+    results = _json(evaluated / layout.RESULTS)
     if not stages and not results:
         raise ValueError(
             f'{path} holds nothing to report: no stage with a summary.json or '
             f'{metrics.METRICS}, no evaluate/results.json; train first, e.g. '
             f'python -m beaver_jax.train --config=configs/ppo_lag.py'
         )
-    return Run(path, stages, results, _samples(path / 'evaluate' / 'samples.jsonl'))
+    return Run(
+        path,
+        stages,
+        results,
+        evaluation=_json(evaluated / layout.CONFIG),
+        samples=_samples(evaluated / 'samples.jsonl'),
+    )
 
 
-def _neighbours(path: pathlib.Path) -> str:
-    """Says which runs there are instead, the most alike first."""
-    parent = path.parent
-    if not parent.is_dir():
-        return f'; there is no {parent} either.'
-    names = sorted(item.name for item in parent.iterdir() if item.is_dir())
-    alike = difflib.get_close_matches(path.name, names, n=len(names) or 1, cutoff=0)
-    return f'; {parent} holds {", ".join(alike[:8]) or "none"}.'
+def speed(stages: Iterable[Stage]) -> tuple[str, str]:
+    """The timing that tells how fast stages are, and its name for readers."""
+    if any('tokens_per_second' in row for stage in stages for row in stage.timings):
+        return 'tokens_per_second', 'Speed, tokens per second'
+    return 'time/step', 'Seconds per step'
+
+
+def _series(rows: Sequence[Mapping[str, float]], name: str) -> Series:
+    points = [
+        (row['step'], row[name])
+        for row in rows
+        if name in row and math.isfinite(row[name])
+    ]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _order(directory: pathlib.Path) -> tuple[int, str]:

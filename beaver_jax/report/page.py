@@ -1,18 +1,18 @@
 """The report as one HTML page that needs nothing beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import html
 import json
-import math
 from typing import Any
 
-from beaver_jax.report import charts
 from beaver_jax.report import files
 from beaver_jax.report import judged
+from beaver_jax.report import markup
+from beaver_jax.report import plots
+from beaver_jax.report import samples
 from beaver_jax.report import style
 from beaver_jax.report import summary as summaries
 
-SAMPLES = 20  # prompts whose answers are shown
 # What the page opens with: key, title, whether it is a share of 1.
 HEADLINES = (
     ('gold_harmful_rate', 'Harmful answers, in truth', True),
@@ -22,7 +22,7 @@ HEADLINES = (
 
 
 def render(
-    run: files.Run, summary: dict[str, Any], drawn: Sequence[charts.Chart]
+    run: files.Run, summary: Mapping[str, Any], drawn: Sequence[plots.Chart]
 ) -> str:
     """Renders the page; sections without content are left out.
 
@@ -31,43 +31,34 @@ def render(
       summary: Of the run, from `summary.summarize`.
       drawn: The charts, from `charts.draw`.
     """
-    name = html.escape(run.path.resolve().name)
     sections = (
         ('', _headlines(summary)),
         (
             'Policies on held-out prompts',
-            _table(summaries.policies(summary)) + _table(summaries.ratings(summary)),
+            markup.table(summaries.policies(summary))
+            + markup.table(summaries.ratings(summary)),
         ),
         ('Wins, by who is safe', _cross_tables(run)),
-        ('By a judge and by category', _titled(judged.tables(summary))),
-        ('Answers before and after', _charts(drawn, 'policies')),
+        ('By a judge and by category', markup.titled(judged.tables(summary))),
+        ('Answers before and after', markup.charts(drawn, 'policies')),
         (
             'Reinforcement learning',
-            _charts(drawn, 'learning') + _table(summaries.multipliers(summary)),
+            markup.charts(drawn, 'learning')
+            + markup.table(summaries.multipliers(summary)),
         ),
-        ('Sample answers', _samples(run)),
         (
             'Supervised stages',
-            _table(summaries.score_models(summary)) + _charts(drawn, 'models'),
+            markup.table(summaries.score_models(summary))
+            + markup.charts(drawn, 'models'),
         ),
-        ('Time', _table(summaries.stages(summary))),
+        ('Time', markup.table(summaries.stages(summary))),
         ('Configuration', _configs(run)),
+        ('Sample answers', _samples(run)),
     )
-    body = ''.join(
-        f'<section>{f"<h2>{title}</h2>" if title else ""}{content}</section>\n'
-        for title, content in sections
-        if content
-    )
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{name} · Safe RLHF</title>\n<style>{style.SHEET}</style>\n</head>\n'
-        f'<body>\n<h1>{name}</h1>\n<p class="soft">{_subtitle(summary)}</p>\n'
-        f'{body}</body>\n</html>\n'
-    )
+    return markup.document(run.path.resolve().name, _subtitle(summary), sections)
 
 
-def _subtitle(summary: dict[str, Any]) -> str:
+def _subtitle(summary: Mapping[str, Any]) -> str:
     parts = ['Safe RLHF']
     if 'seed' in summary:
         parts.append(f'seed {summary["seed"]}')
@@ -75,10 +66,10 @@ def _subtitle(summary: dict[str, Any]) -> str:
         parts.append(f'{summary["prompts"]:,} held-out prompts')
     if 'seconds' in summary:
         parts.append(f'{summary["seconds"]["total"]:,.0f} seconds in all')
-    return html.escape(' · '.join(parts))
+    return ' · '.join(parts)
 
 
-def _headlines(summary: dict[str, Any]) -> str:
+def _headlines(summary: Mapping[str, Any]) -> str:
     cards = []
     costs = [
         (key, f'{name.capitalize()}, by the cost model', False)
@@ -88,7 +79,7 @@ def _headlines(summary: dict[str, Any]) -> str:
         values = {
             name: summary[name][key]
             for name in summary.get('policies', [])
-            if _is_number(summary[name].get(key))
+            if markup.is_number(summary[name].get(key))
         }
         ends = {
             name: found[key]
@@ -118,7 +109,7 @@ def _bars(
             whisker = f'<u style="left:{begin:.2f}%;width:{end - begin:.2f}%"></u>'
             said = f' title="95%: {summaries.span(intervals[name])}"'
         bars.append(
-            f'<div class="bar"{said}><span>{_named(name)}</span><span class="track">'
+            f'<div class="bar"{said}><span>{_dotted(name)}</span><span class="track">'
             f'<i style="margin-left:{left:.2f}%;width:{width:.2f}%;'
             f'background:{style.look(name)[0]}"></i>{whisker}</span>'
             f'<b>{summaries.figure(value, share)}</b></div>'
@@ -126,34 +117,8 @@ def _bars(
     return ''.join(bars)
 
 
-def _named(name: str) -> str:
-    """A policy's name behind a dot of its colour."""
-    dot = f'<i class="dot" style="background:{style.look(name)[0]}"></i>'
-    return dot + html.escape(summaries.label(name))
-
-
-def _table(table: summaries.Table) -> str:
-    if not table.rows:
-        return ''
-    head = ''.join(f'<th>{html.escape(column)}</th>' for column in table.columns)
-    rows = ''.join(
-        f'<tr>{"".join(f"<td>{_cell(cell)}</td>" for cell in row)}</tr>'
-        for row in table.rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div>'
-    )
-
-
-def _cell(text: str) -> str:
-    """A cell; what stands below its first line is an interval, and softer."""
-    first, *below = html.escape(text).split('\n')
-    return first + ''.join(f'<br><span class="soft">{line}</span>' for line in below)
-
-
-def _titled(tables: Sequence[summaries.Table]) -> str:
-    return ''.join(f'<h3>{html.escape(x.title)}</h3>{_table(x)}' for x in tables)
+def _dotted(name: str) -> str:
+    return markup.dotted(summaries.label(name), style.look(name)[0])
 
 
 def _cross_tables(run: files.Run) -> str:
@@ -166,7 +131,7 @@ def _cross_tables(run: files.Run) -> str:
             for row in cells
         ]
         columns = ['', *(f'{model} {column}' for column in next(iter(cells.values())))]
-        table = _table(summaries.Table(title, columns, rows))
+        table = markup.table(summaries.Table(title, columns, rows))
         heading = html.escape(f'{model} against {baseline}')
         cards.append(f'<div class="card"><h3>{heading}</h3>{table}</div>')
     note = (
@@ -184,61 +149,13 @@ def _wins(cell: dict[str, Any]) -> str:
     return f'{won}\n{summaries.span(ends)}' if ends else won
 
 
-def _charts(drawn: Sequence[charts.Chart], section: str) -> str:
-    figures = ''.join(
-        f'<figure class="card">{charts.svg(chart)}'
-        f'<figcaption>{html.escape(chart.caption)}</figcaption></figure>'
-        for chart in drawn
-        if chart.section == section
-    )
-    return f'<div class="grid">{figures}</div>' if figures else ''
-
-
 def _samples(run: files.Run) -> str:
-    count = min(SAMPLES, len(run.samples))
-    if not count:
-        return ''
-    # Evenly spaced and not chosen, so that they show what is usual.
-    chosen = [run.samples[index * len(run.samples) // count] for index in range(count)]
-    note = (
-        f'<p class="soft">{count} of {len(run.samples):,} prompts, evenly spaced. '
-        'Answers are what the models wrote; some are harmful.</p>'
-    )
-    costs = summaries.costs(run.results)
-    return note + ''.join(_sample(row, costs) for row in chosen)
-
-
-def _sample(row: dict[str, Any], costs: dict[str, str]) -> str:
-    answers = ''.join(
-        f'<div class="answer"><div>{_named(name)}</div>'
-        f'<div class="text">{html.escape(answer["text"])}</div>'
-        f'<div class="score">{_scores(answer, costs)}</div></div>'
-        for name, answer in row['answers'].items()
-    )
-    prompt = html.escape(row['prompt'])
-    return (
-        f'<div class="card sample"><div class="text"><b>{prompt}</b></div>'
-        f'<div class="grid">{answers}</div></div>'
-    )
-
-
-def _scores(answer: dict[str, Any], costs: dict[str, str]) -> str:
-    """E.g. 'reward 0.10 · cost -1.00 safe', as far as it is known."""
-    parts = []
-    for key, name in (
-        ('reward', 'reward'),
-        *costs.items(),
-        ('gold_helpfulness', 'true helpfulness'),
-        ('gold_cost', 'true cost'),
-    ):
-        if not _is_number(answer.get(key)):
-            continue
-        verdict = ''
-        if 'cost' in key:
-            word = 'unsafe' if answer[key] > 0 else 'safe'
-            verdict = f' <b class="{word}">{word}</b>'
-        parts.append(f'{name} {answer[key]:.2f}{verdict}')
-    return ' · '.join(parts)
+    policies = {
+        name: samples.Shown(summaries.label(name), style.look(name)[0])
+        for row in run.samples
+        for name in row['answers']
+    }
+    return samples.section(run.samples, summaries.costs(run.results), policies)
 
 
 def _configs(run: files.Run) -> str:
@@ -249,7 +166,3 @@ def _configs(run: files.Run) -> str:
         for name, stage in run.stages.items()
         if stage.config
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

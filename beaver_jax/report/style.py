@@ -37,6 +37,17 @@ MATPLOTLIB: dict[Any, Any] = {
 }
 
 
+# Colour and marker of a run among several; line styles are those of stages.
+RUN_COLORS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9')
+RUN_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+
+
+def run_look(index: int) -> tuple[str, str, str]:
+    """Colour, line style and marker of a run, by its place among the runs."""
+    color = RUN_COLORS[index % len(RUN_COLORS)]
+    return color, '-', RUN_MARKERS[index % len(RUN_MARKERS)]
+
+
 def look(name: str) -> tuple[str, str, str]:
     """Colour, line style and marker of a stage or policy, the same in every plot."""
     return LOOKS.get(name) or OTHER_LOOKS[sum(name.encode()) % len(OTHER_LOOKS)]
@@ -103,7 +114,25 @@ figcaption { font-size: 0.85rem; }
 @media (max-width: 30rem) {
   th, td { padding: 0.4rem 0.45rem; white-space: normal; }
   .bar { grid-template-columns: 8rem 1fr 3.6rem; }
+  #filter { position: static !important; }
 }
+td .soft { white-space: nowrap; }
+.values th, .values td { text-align: left; vertical-align: top; }
+.values td + td { white-space: normal; overflow-wrap: anywhere; min-width: 8rem;
+  max-width: 24rem; }
+.scroll + h3 { margin-top: 1.75rem; }
+.single { grid-template-columns: minmax(0, 44rem); }
+.runs { list-style: none; margin: 0 0 1.25rem; padding: 0; }
+.note { border-color: var(--unsafe); }
+.note p:last-child { margin-bottom: 0; }
+#filter { display: flex; flex-wrap: wrap; gap: 0.6rem 1rem; align-items: baseline;
+  position: sticky; top: 0; background: var(--paper); padding: 0.6rem 0; }
+#filter label, #filter output { color: var(--soft); font-size: 0.9rem; }
+#filter input, #filter select, button { font: inherit; color: var(--ink);
+  background: var(--wash); border: 1px solid var(--line); border-radius: 6px;
+  padding: 0.25rem 0.5rem; max-width: 100%; }
+button { cursor: pointer; margin-top: 1rem; }
+[hidden] { display: none !important; }
 details { border-bottom: 1px solid var(--line); padding: 0.5rem 0; }
 summary { cursor: pointer; font-weight: 500; }
 pre { overflow-x: auto; background: var(--wash); padding: 1rem; border-radius: 8px;

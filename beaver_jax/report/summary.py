@@ -134,13 +134,13 @@ def span(ends: Sequence[float]) -> str:
     return f'{100 * low:.1f}–{100 * high:.1f}%'
 
 
-def tables(summary: dict[str, Any]) -> list[Table]:
+def tables(summary: Mapping[str, Any]) -> list[Table]:
     """The tables that the summary has figures for."""
     makers = (policies, ratings, score_models, multipliers, stages)
     return [table for table in (make(summary) for make in makers) if table.rows]
 
 
-def policies(summary: dict[str, Any]) -> Table:
+def policies(summary: Mapping[str, Any]) -> Table:
     """What was measured of each policy on held-out prompts.
 
     Rates have their intervals below them, in the same cell.
@@ -185,7 +185,7 @@ def policies(summary: dict[str, Any]) -> Table:
     )
 
 
-def ratings(summary: dict[str, Any]) -> Table:
+def ratings(summary: Mapping[str, Any]) -> Table:
     """Elo of the policies by the score models."""
     elo = summary.get('elo', {})
     by = {'helpfulness': 'reward', 'harmlessness': 'cost'}
@@ -206,7 +206,7 @@ def rating(one: Mapping[str, float] | None) -> str:
     return f'{one["rating"]:,.0f} ({one["low"]:,.0f}–{one["high"]:,.0f})'
 
 
-def score_models(summary: dict[str, Any]) -> Table:
+def score_models(summary: Mapping[str, Any]) -> Table:
     """How often the reward and cost models order held-out pairs as people did."""
     keys = {'accuracy': 'accuracy', 'accuracy_sign': 'accuracy of the sign'}
     rows = [
@@ -217,7 +217,7 @@ def score_models(summary: dict[str, Any]) -> Table:
     return Table('Score models on held-out pairs', ['model', *keys.values()], rows)
 
 
-def multipliers(summary: dict[str, Any]) -> Table:
+def multipliers(summary: Mapping[str, Any]) -> Table:
     """How far each λ of PPO-Lagrangian went."""
     thresholds = summary.get('thresholds', {})
     rows = [
@@ -232,7 +232,7 @@ def multipliers(summary: dict[str, Any]) -> Table:
     return Table('Multipliers of PPO-Lagrangian', columns, rows)
 
 
-def stages(summary: dict[str, Any]) -> Table:
+def stages(summary: Mapping[str, Any]) -> Table:
     """Seconds by stage, and the median step of those that timed theirs."""
     seconds, timings = summary.get('seconds', {}), summary.get('timings', {})
     parts = {

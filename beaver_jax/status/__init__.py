@@ -77,7 +77,7 @@ def read(path: pathlib.Path, now: float) -> list[Stage]:
       ValueError: It holds no stage, or a file is damaged.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f'no run at {path}; name a directory such as runs/tiny')
+        raise FileNotFoundError(f'no run at {path}{layout.neighbours(path)}')
     if _config(path):
         return [stage(path, now)]
     known = (*layout.STAGES, EVALUATION)

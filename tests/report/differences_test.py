@@ -1,0 +1,136 @@
+"""Tests of what differs between runs: configs, and how they were evaluated."""
+
+import pathlib
+
+import pytest
+
+from beaver_jax.report import differences
+from beaver_jax.report import files
+
+ANSWERS = {'sft': {'text': 'yes', 'reward': 0.0, 'cost': 0.0}}
+MODELS = {
+    'reward.init': 'hub/reward',
+    'reward.normalize': False,
+    'costs.harm.init': 'hub/cost',
+    'seed': 0,
+}
+
+
+def stage(**config):
+    return files.Stage({}, {'run': 'runs/a', **config}, [], [])
+
+
+def evaluated(prompts=('a', 'b'), **changes):
+    samples = [{'prompt': prompt, 'answers': ANSWERS} for prompt in prompts]
+    config = MODELS | {key.replace('__', '.'): value for key, value in changes.items()}
+    results = {'models': {'sft': {'reward': 0.0}}}
+    return files.Run(pathlib.Path('runs/a'), {}, results, config, samples)
+
+
+def trained(evaluation=None, **stages):
+    return files.Run(pathlib.Path('runs/a'), stages, {}, evaluation or {}, [])
+
+
+def test_only_keys_whose_values_differ_are_told():
+    one = trained(sft=stage(seed=0, lr=0.1), ppo=stage(seed=0))
+    other = trained({'seed': 3}, sft=stage(seed=0, lr=0.2, new='<b>'), cost=stage(x=1))
+    assert differences.configs({'one': one, 'other': other}) == {
+        'sft': {
+            'lr': {'one': '0.1', 'other': '0.2'},
+            'new': {'one': '-', 'other': '"<b>"'},
+        }
+    }
+    again = trained({'seed': 4}, sft=stage(seed=0, lr=0.1))
+    assert differences.configs({'a': other, 'b': again})['evaluate'] == {
+        'seed': {'a': '3', 'b': '4'}
+    }
+
+
+def test_one_and_true_are_not_the_same():
+    runs = {'one': trained(sft=stage(x=1)), 'other': trained(sft=stage(x=True))}
+    assert differences.configs(runs) == {'sft': {'x': {'one': '1', 'other': 'true'}}}
+
+
+def test_a_path_in_the_own_run_does_not_differ_for_its_name():
+    own = [stage(run=f'runs/{n}', models=f'x=runs/{n}/sft,y=runs/{n}/b') for n in 'ab']
+    runs = {'a': trained(sft=own[0]), 'b': trained(sft=own[1])}
+    assert differences.configs(runs) == {}
+    theirs = stage(run='runs/c', models='x=runs/a/sft,y=runs/c/b')
+    found = differences.configs({'a': runs['a'], 'c': trained(sft=theirs)})
+    assert found['sft']['models'] == {
+        'a': '"x=RUN/sft,y=RUN/b"',
+        'c': '"x=runs/a/sft,y=RUN/b"',
+    }
+
+
+def test_runs_that_were_evaluated_alike_can_be_compared():
+    runs = {'a': evaluated(), 'b': evaluated(), 'c': evaluated()}
+    assert differences.groups(runs) == [['a', 'b', 'c']]
+    assert differences.notes(runs) == []
+
+
+@pytest.mark.parametrize(
+    ('other', 'reason'),
+    [
+        (
+            evaluated(reward__init='hub/another'),
+            'Different score models: reward.init is "hub/reward" in a and c, '
+            '"hub/another" in b.',
+        ),
+        (
+            evaluated(costs__harm__init='x'),
+            'Different score models: costs.harm.init is "hub/cost" in a and c, "x" in '
+            'b.',
+        ),
+        (
+            evaluated(costs__length__init='x'),
+            'Different score models: costs.length.init is - in a and c, "x" in b.',
+        ),
+        (
+            evaluated(reward__normalize=True),
+            'Different score models: reward.normalize is false in a and c, true in b.',
+        ),
+        (evaluated(['a']), 'Different prompts.'),
+        (evaluated(['b', 'a']), 'Different prompts.'),
+    ],
+)
+def test_different_evaluations_are_told(other, reason):
+    runs = {'a': evaluated(), 'b': other, 'c': evaluated()}
+    assert differences.groups(runs) == [['a', 'c'], ['b']]
+    assert differences.notes(runs) == [
+        'Rewards and costs cannot be compared between all of these runs, only within '
+        'each of: a, c; b.',
+        reason,
+    ]
+
+
+def test_what_is_not_known_is_told_and_stands_alone():
+    unknown, unkept = evaluated(), evaluated([])
+    unknown.evaluation.clear()
+    runs = {'a': evaluated(), 'b': unknown, 'c': unknown, 'd': unkept, 'e': unkept}
+    assert differences.groups(runs) == [['a'], ['b'], ['c'], ['d'], ['e']]
+    said = ' '.join(differences.notes(runs))
+    assert 'evaluate/config.json, what gave the scores of b and c.' in said
+    assert 'evaluate/samples.jsonl, what the prompts of d and e were.' in said
+
+
+def test_a_run_that_was_not_evaluated_is_named():
+    runs = {'a': evaluated(), 'b': trained(sft=stage())}
+    assert differences.groups(runs) == [['a']]
+    assert differences.notes(runs) == ['Not evaluated: b.']
+
+
+def test_other_seeds_and_temperatures_are_told_and_can_be_compared():
+    runs = {'a': evaluated(), 'b': evaluated(seed=1, sampler__temperature=0.5)}
+    assert differences.groups(runs) == [['a', 'b']]
+    sampler, seed = differences.notes(runs)
+    assert 'sampler.temperature is null in a, 0.5 in b' in sampler
+    assert 'seed is 0 in a, 1 in b. Their scores can be compared' in seed
+
+
+def test_a_model_is_the_same_however_its_directory_is_written(tmp_path, monkeypatch):
+    (tmp_path / 'reward').mkdir()
+    monkeypatch.chdir(tmp_path)
+    whole = evaluated(reward__init=f'{tmp_path}/reward')
+    runs = {'a': evaluated(reward__init='reward'), 'b': whole}
+    assert differences.groups(runs) == [['a', 'b']]
