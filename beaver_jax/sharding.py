@@ -203,7 +203,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def check_batch(mesh: Mesh, name: str, size: int) -> None:
     """Refuses a batch size that the mesh's batch axes do not divide."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
-    if size < 1 or size % parts:
+    if size < 1:
+        raise ValueError(f'{name}={size}; must be at least {parts}.')
+    if size % parts:
         below = size // parts * parts
         near = f'{below} or {below + parts}' if below > 0 else f'{parts}'
         raise ValueError(

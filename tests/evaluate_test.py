@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
+import time
 
 import numpy as np
 import pytest
 
 from beaver_jax import evaluate
+from beaver_jax import status
 from beaver_jax.evaluate import __main__ as command
 from beaver_jax.evaluate import evaluators
 from tests import judge_stub
@@ -176,6 +179,10 @@ def run(configs, overrides):
 
 def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys):
     small, small_rows = run(configs, overrides | {'batch_size': 8})
+    done = status.read(overrides['run'], time.time())
+    assert [(one.name, one.state, one.step) for one in done] == [
+        ('evaluate', 'done', 2)
+    ]
     assert small['models']['after'].keys() - small['models']['before'] == {'kl'}
     large, large_rows = run(
         configs, overrides | {'batch_size': 32, 'run': tmp_path / 'large'}
@@ -190,6 +197,10 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
         assert values == pytest.approx(large['models'][name], rel=1e-5, abs=1e-6)
         # Files of rows have no gold scores.
         assert not [key for key in values if key.startswith('gold')]
+    assert small['score_models'].keys() == {'reward', 'costs.harm'}
+    for name, told in small['score_models'].items():
+        values = large['score_models'][name]['values']
+        assert told['values'] == pytest.approx(values, rel=1e-5, abs=1e-6)
     assert small['tables'].keys() == {'after vs before'}
     cells = small['tables']['after vs before']
     assert sum(cell['count'] for row in cells.values() for cell in row.values()) == 96
@@ -237,6 +248,15 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
         f'Error: {directory} holds a run with another config (models'
     )
     assert micro.snapshot(overrides['run']) == before
+    # What cannot go on is not written over.
+    results, _ = run(configs, other | {'if_exists': 'resume'})
+    assert results['models']['after']['kl'] == pytest.approx(0, abs=1e-5)
+    aside = directory.with_name('evaluate.old-1')
+    assert {
+        f'evaluate/{name}': x for name, x in micro.snapshot(aside).items()
+    } == before
+    shutil.rmtree(directory)
+    aside.rename(directory)
     # The same one is made anew, and samples stand beside their prompts.
     _, again = run(configs, overrides)
     assert again == rows
@@ -264,7 +284,13 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
         ({'sampler.top_p': 0}, 'config.sampler.top_p=0.0; must be in (0, 1].'),
         ({'sampler.temperature': 'nan'}, 'config.sampler.temperature=nan; must not'),
         ({'costs.harm.quantize': 'int7'}, "config.costs.harm.quantize='int7'; known: "),
-        ({'max_response_length': 100}, 'config.max_response_length=132 is more than'),
+        (
+            {'max_response_length': 100},
+            'config.max_prompt_length=32 and config.max_response_length=100 are '
+            'together more than the 128 positions of before; lower them.',
+        ),
+        ({'batch_size': 0}, 'config.batch_size=0; must be at least 4.'),
+        ({'benign': 'odd'}, "config.benign='odd': no prompt is of the category 'odd'"),
         ({'data.prompts_test': 'no.jsonl'}, "No file 'no.jsonl'; check the path."),
     ],
 )

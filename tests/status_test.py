@@ -165,6 +165,22 @@ def test_without_signs_of_life_nothing_is_known(tmp_path):
     assert (found.state, found.healthy, found.step) == ('unknown', True, 3)
 
 
+def test_an_evaluation_gives_signs_of_life_as_others_do(tmp_path):
+    made = Made(tmp_path, 'evaluate')
+    assert read(tmp_path).state == status.STARTING
+    made.beat(at=NOW - 1)
+    assert read(tmp_path).state == status.RUNNING
+
+
+@pytest.mark.parametrize('seconds', ['abc', '0', '-1', 'nan', 'inf'])
+def test_times_to_watch_that_are_none(tmp_path, capsys, seconds):
+    with pytest.raises(SystemExit) as caught:
+        command.main([str(tmp_path), f'--watch={seconds}'])
+    assert caught.value.code == 2
+    told = f'--watch: {seconds!r} is no number above 0, and finite'
+    assert told in capsys.readouterr().err
+
+
 def test_the_stages_in_their_order_or_one_of_them(tmp_path):
     for name in ('evaluate', 'ppo_lag', 'sft'):
         Made(tmp_path, name).done()
@@ -236,7 +252,7 @@ def test_it_watches_until_it_is_interrupted(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.count('sft: done') == 3
 
 
-def test_errors_are_a_line(tmp_path, capsys):
+def test_errors_are_a_line(tmp_path):
     def line(path):
         return micro.error(command.main, [str(path)])
 
@@ -252,10 +268,6 @@ def test_errors_are_a_line(tmp_path, capsys):
     assert f'{made.path}/metrics.jsonl, line 1 is no JSON' in line(tmp_path / 'run')
     (made.path / 'config.json').write_text('{')
     assert f'{made.path}/config.json is not JSON' in line(tmp_path / 'run')
-    with pytest.raises(SystemExit) as caught:
-        command.main([str(tmp_path), '--watch', '0'])
-    assert caught.value.code == 2
-    assert '0 is not above 0 and finite' in capsys.readouterr().err
 
 
 def test_nothing_heavy_is_imported():

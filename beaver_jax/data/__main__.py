@@ -95,6 +95,7 @@ def read(config: ml_collections.ConfigDict, folder: str) -> records.Found:
 def tokenizer_of(config: ml_collections.ConfigDict, folder: str) -> inputs.Tokenizer:
     """The tokenizer that the stage will have, also before its inputs are trained."""
     if config.stage == 'sft':
+        sft.check_base(config)
         return sft.tokenizer_of(config)
     name = 'actor.init' if config.stage in stages.REINFORCED else 'model.init'
     init = config_lib.flatten(config)[name]

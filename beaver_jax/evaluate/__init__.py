@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from beaver_jax import distributed
+from beaver_jax import heartbeats
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import sharding
 from beaver_jax import stages
@@ -50,38 +51,48 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """
     inputs.settle(config)
     check(config, mesh)
-    records.prepare_world(config)
-    prompts = records.test_prompts(config)
     paths = policies(config)
     directories.check(config)
     for name, path in paths.items():
         answers_lib.check(config, name, path)
     judging.check(config)
+    records.prepare_world(config)
+    prompts = records.test_prompts(config)
     benign = benign_prompts(config, prompts)
     comparisons = held_out_pairs(config)
     scorer = answers_lib.Scorer(config, mesh, paths[config.baseline])
     directories.claim(config)
-    found = {}
-    for name, path in paths.items():
-        log.info('evaluate: %s answers %d prompts', name, len(prompts))
-        answers = scorer.answer(name, path, prompts)
-        answers = dataclasses.replace(answers, benign=benign)
-        found[name] = with_gold(answers, prompts) if config.data.world else answers
-    results = summarize(found, config.baseline)
-    groups = [prompt.category for prompt in prompts]
-    results['categories'] = categories.summarize(found, config.baseline, groups)
-    results['score_models'] = {
-        name: pairs_lib.summarize(scorer.pairs(name, some))
-        for name, some in comparisons.items()
-    }
-    if jax.process_index() == 0:
-        directory = directories.directory(config)
-        _write(directory, results, samples(found, prompts))
-        # A judge may refuse at any time, which costs no more than its own results.
-        if judged := judging.run(config, found, prompts):
-            results |= judged
-            metrics_lib.write_json(directory / directories.RESULTS, results)
-    distributed.barrier('evaluate is done')
+    directory = directories.directory(config)
+    with heartbeats.Heart(
+        directory,
+        place=(jax.process_index(), jax.process_count()),
+        step=0,
+        steps=len(paths),
+        every=config.log.heartbeat,
+    ) as heart:
+        found = {}
+        for i, (name, path) in enumerate(paths.items(), start=1):
+            heart.does(f'answering as {name}')
+            log.info('evaluate: %s answers %d prompts', name, len(prompts))
+            answers = scorer.answer(name, path, prompts)
+            answers = dataclasses.replace(answers, benign=benign)
+            found[name] = with_gold(answers, prompts) if config.data.world else answers
+            heart.done(i)
+        heart.does(heartbeats.FINISHING)
+        results = summarize(found, config.baseline)
+        groups = [prompt.category for prompt in prompts]
+        results['categories'] = categories.summarize(found, config.baseline, groups)
+        results['score_models'] = {
+            name: pairs_lib.summarize(scorer.pairs(name, some))
+            for name, some in comparisons.items()
+        }
+        if jax.process_index() == 0:
+            _write(directory, results, samples(found, prompts))
+            # A judge may refuse at any time, which costs no more than its own results.
+            if judged := judging.run(config, found, prompts):
+                results |= judged
+                metrics_lib.write_json(directory / directories.RESULTS, results)
+        distributed.barrier('evaluate is done')
     return results
 
 

@@ -45,7 +45,7 @@ def check(config: ml_collections.ConfigDict, name: str, path: str) -> None:
     """
     directory = inputs.model_directory(f'models.{name}', path)
     decoder = hf.backbone_config(directory)
-    ppo_settings.check_lengths(config, decoder)
+    ppo_settings.check_lengths(config, decoder, name)
     inputs.check_template(config, path)
     tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
     inputs.check_tokenizer(tokenizer, decoder, f'config.models.{name}')

@@ -25,7 +25,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
             sockets = _bind(host, port, opened)
         except OSError as error:
             reason = error.strerror or error
-            raise OSError(f'--host={host} --port={port}: {reason}') from error
+            taken = error.errno == errno.EADDRINUSE
+            what = '; choose another --port, or 0 for a free one' if taken else ''
+            raise OSError(f'--host={host} --port={port}: {reason}{what}') from error
         opened.pop_all()
         return sockets
 

@@ -58,10 +58,14 @@ class Limits:
         )
         prompt = self.prompt_tokens or min(DEFAULT_TOKENS, positions - answer)
         if prompt < 1 or answer < 1 or prompt + answer > positions:
+            given = ' and '.join(
+                f'--{name}={value}'
+                for name in ('prompt_tokens', 'answer_tokens')
+                if (value := getattr(self, name))
+            )
             raise ValueError(
-                f'--prompt_tokens={self.prompt_tokens} and --answer_tokens='
-                f'{self.answer_tokens} do not fit into the {positions} positions of '
-                'the model; lower them.'
+                f'{given or "prompt and answer"}: prompt and answer do not fit into '
+                f'the {positions} positions of the model.'
             )
         return dataclasses.replace(
             self,

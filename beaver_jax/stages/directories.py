@@ -91,8 +91,8 @@ def claim(config: ml_collections.ConfigDict) -> bool:
     """Makes a stage's directory this config's own; returns whether it is done.
 
     Where something is there, config.if_exists decides: 'refuse' goes on only with what
-    the same config began, 'resume' also with what another one did, and 'overwrite'
-    moves it aside.
+    the same config began, 'resume' also with what another one did, from its
+    checkpoints, and 'overwrite' moves it aside, as 'resume' does where there are none.
 
     Raises:
       InputError: As in `check`; or the directory cannot be written.
@@ -108,11 +108,15 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
         return True
     changes = _changes(config)
     try:
-        if config.if_exists == 'overwrite' and path.exists():
+        changed = changes and _has_begun(path)
+        goes_on = any(path.glob(f'{CHECKPOINTS}/*'))
+        # An evaluation has nothing to go on from, and its results are not made again.
+        if path.exists() and (
+            config.if_exists == 'overwrite' or (changed and not goes_on)
+        ):
             _move_aside(path)
-        elif changes and _has_begun(path):
-            if any(path.glob(f'{CHECKPOINTS}/*')):
-                log.info('%s: goes on with another config: %s', path, _shown(changes))
+        elif changed:
+            log.info('%s: goes on with another config: %s', path, _shown(changes))
             for name in (SUMMARY, RESULTS, CARD):
                 (path / name).unlink(missing_ok=True)
         path.mkdir(parents=True, exist_ok=True)

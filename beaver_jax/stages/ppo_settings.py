@@ -170,9 +170,15 @@ def multiplier_optimizer(
 
 
 def check_lengths(
-    config: ml_collections.ConfigDict, model_config: model_lib.TransformerConfig
+    config: ml_collections.ConfigDict,
+    model_config: model_lib.TransformerConfig,
+    name: str = 'actor',
 ) -> None:
     """Refuses prompts and responses that together are too long for a policy."""
-    length = config.max_prompt_length + config.max_response_length
-    name = 'max_prompt_length + config.max_response_length'
-    inputs.check_length(model_config, length, name)
+    lengths = config.max_prompt_length, config.max_response_length
+    if sum(lengths) > model_config.max_positions:
+        raise inputs.InputError(
+            f'config.max_prompt_length={lengths[0]} and config.max_response_length='
+            f'{lengths[1]} are together more than the {model_config.max_positions} '
+            f'positions of {name}; lower them.'
+        )

@@ -97,12 +97,17 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             f'config.model.lora.rank={config.model.lora.rank} adapts a trained model; '
             'name it with --config.base=DIRECTORY.'
         )
+    check_base(config)
+    inputs.check_template(config, config.model.init or config.model.tokenizer)
+
+
+def check_base(config: ml_collections.ConfigDict) -> None:
+    """Refuses to begin with nothing."""
     if not config.model.init and not config.model.tokenizer:
         raise inputs.InputError(
             'config.base is empty; name the model directory to start from, '
             '--config.base=DIRECTORY.'
         )
-    inputs.check_template(config, config.model.init or config.model.tokenizer)
 
 
 def _export(config, mesh, model, learning, tokenizer, state, directory) -> None:

@@ -113,12 +113,10 @@ def stage(directory: pathlib.Path, now: float) -> Stage:
     step = max([int(row['step']) for row in rows[-1:]] + [b.step for b in beats] + [0])
     steps = beats[0].steps if beats else (step if done and step else None)
     pace = _median(timings, 'time/step')
-    # An evaluation gives no signs of life.
     concerns: dict[str, str]
-    silent = config['stage'] == EVALUATION or not config.get('log.heartbeat')
     if done:
         state, concerns = DONE, {}
-    elif silent and not beats:
+    elif not config.get('log.heartbeat') and not beats:
         state, concerns = UNKNOWN, {}
     else:
         state, concerns = _state(beats, now - begun, now)

@@ -69,9 +69,12 @@ def _show(run: pathlib.Path, *, machine: bool) -> bool:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0 and finite')
+        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0, and finite')
     return value
 
 

@@ -95,5 +95,9 @@ def test_errors_are_one_line(chain, configs, tmp_path):
     argv = micro.arguments(configs, 'sft', {'run': tmp_path} | changes)
     line = micro.error(command.main, [*argv, '--config.data.sft=missing.jsonl'])
     assert "No file 'missing.jsonl'" in line
+    baseless = [*argv, '--config.data.sft=', '--config.model.tokenizer=']
+    file = chain / 'world' / 'sft.jsonl'
+    line = micro.error(command.main, [*baseless, f'--config.data.sft={file}'])
+    assert line.startswith('Error: config.base is empty; name the model directory')
     line = micro.error(command.main, [*argv, '--config.data.workers=-1'])
     assert line == 'Error: config.data.workers=-1; must not be negative.'

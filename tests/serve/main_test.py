@@ -45,7 +45,10 @@ def test_what_cannot_serve_is_told_before_models_are_loaded(directory):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
         told = error('--port', str(port))
-        assert told == f'Error: --host=127.0.0.1 --port={port}: Address already in use'
+        assert told == (
+            f'Error: --host=127.0.0.1 --port={port}: Address already in use; choose '
+            'another --port, or 0 for a free one'
+        )
     folder = error('--port', '0', '--votes', directory)
     assert f'--votes={directory}: unable to open' in folder
 
@@ -84,8 +87,10 @@ def test_lengths_by_hand(prompt, answer, positions, expected):
 @pytest.mark.parametrize(('prompt', 'answer'), [(100, 157), (256, 0), (0, 256)])
 def test_lengths_that_do_not_fit(prompt, answer):
     given = limits.Limits(prompt_tokens=prompt, answer_tokens=answer)
-    with pytest.raises(ValueError, match='do not fit into the 256 positions'):
+    with pytest.raises(ValueError, match='do not fit into the 256 positions') as caught:
         given.within(256)
+    for name, value in (('prompt', prompt), ('answer', answer)):
+        assert (f'--{name}_tokens={value}' in str(caught.value)) == bool(value)
 
 
 def test_a_request_is_never_larger_than_the_queue():
