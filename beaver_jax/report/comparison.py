@@ -1,9 +1,11 @@
 """The figures of several runs side by side: as one dict, and as tables for people."""
 
 from collections.abc import Mapping, Sequence
+import os
 import pathlib
 from typing import Any
 
+from beaver_jax import layout
 from beaver_jax.report import differences
 from beaver_jax.report import files
 from beaver_jax.report import pareto
@@ -29,7 +31,7 @@ def named(given: Sequence[str]) -> dict[str, pathlib.Path]:
         before, equals, behind = one.partition('=')
         has_name = equals and '/' not in before and not pathlib.Path(one).is_dir()
         name, path = (before, behind) if has_name else ('', one)
-        name = name or pathlib.Path(path).resolve().name
+        name = name or os.path.basename(os.path.abspath(path))
         if name in found:
             raise ValueError(
                 f'{str(found[name])!r} and {path!r} are both called {name!r}; use '
@@ -45,11 +47,14 @@ def directory(runs: Sequence[pathlib.Path]) -> pathlib.Path:
     Raises:
       ValueError: They are not in one directory.
     """
-    parents = {path.resolve().parent for path in runs}
+    # Not resolve: a link to a run elsewhere stands where it stands.
+    parents = {pathlib.Path(os.path.abspath(path)).parent for path in runs}
     if len(parents) > 1:
         told = ', '.join(sorted(f'{parent}' for parent in parents))
         raise ValueError(f'the runs are in {told}; say where to write with --out.')
-    return runs[0].parent / 'report'
+    (parent,), near = parents, runs[0].parent
+    # As it was written, if that is the same; of '.' it would be the run itself.
+    return (near if os.path.abspath(near) == f'{parent}' else parent) / layout.REPORT
 
 
 def summarize(runs: Runs) -> dict[str, Any]:

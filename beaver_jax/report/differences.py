@@ -124,11 +124,11 @@ def notes(runs: Mapping[str, files.Run]) -> list[str]:
             f'within each of: {parted}.'
         )
         found += _reasons(evaluated)
-    found += [
-        f'Answers were drawn differently: {said}. Their scores can be compared, '
-        'with that in mind.'
-        for said in _sampled_differently(evaluated)
-    ]
+    if said := '; '.join(_sampled_differently(evaluated)):
+        found.append(
+            f'Answers were drawn differently, which changes them and not how they are '
+            f'scored: {said}.'
+        )
     return found
 
 
@@ -140,11 +140,8 @@ def _reasons(runs: Mapping[str, files.Run]) -> Iterator[str]:
             f'scores of {" and ".join(unknown)}.'
         )
     known = {name: scoring(run) for name, run in runs.items() if scoring(run)}
-    keys = sorted({key for settings in known.values() for key in settings})
-    for key in keys:
-        values = {name: found.get(key, MISSING) for name, found in known.items()}
-        if len(set(values.values())) > 1:
-            yield f'Different score models: {_told(key, values)}.'
+    if said := '; '.join(_differing(known)):
+        yield f'Different score models: {said}.'
     unkept = [name for name, run in runs.items() if not run.samples]
     if unkept:
         yield (
@@ -157,15 +154,25 @@ def _reasons(runs: Mapping[str, files.Run]) -> Iterator[str]:
 
 
 def _sampled_differently(runs: Mapping[str, files.Run]) -> Iterator[str]:
-    known = {name: run.evaluation for name, run in runs.items() if run.evaluation}
-    keys = sorted({key for config in known.values() for key in config})
-    for key in keys:
-        if key.partition('.')[0] in _SAMPLING:
-            values = {
-                name: json.dumps(config.get(key)) for name, config in known.items()
+    return _differing(
+        {
+            name: {
+                key: json.dumps(value)
+                for key, value in run.evaluation.items()
+                if key.partition('.')[0] in _SAMPLING
             }
-            if len(set(values.values())) > 1:
-                yield _told(key, values)
+            for name, run in runs.items()
+            if run.evaluation
+        }
+    )
+
+
+def _differing(settings: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """What differs between settings by run, a key after the other."""
+    for key in sorted({key for found in settings.values() for key in found}):
+        values = {name: found.get(key, MISSING) for name, found in settings.items()}
+        if len(set(values.values())) > 1:
+            yield _told(key, values)
 
 
 def _told(key: str, values: Mapping[str, str]) -> str:

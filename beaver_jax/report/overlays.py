@@ -16,6 +16,7 @@ from beaver_jax.report import style
 from beaver_jax.report import summary as summaries
 
 _SMOOTH = 'Mean of neighbouring steps.'
+_NEAR = 0.05  # of the axes' length: too close for two names
 _LINES = 'Colours are runs, line styles stages.'
 
 
@@ -106,13 +107,15 @@ def _fronts(runs: comparison.Runs) -> Iterator[plots.Chart]:
             continue
         figure, axes = plots.new_axes(f'Reward against {cost}', cost, 'reward')
         figure.set_size_inches(6.0, 4.0)
-        for index, run in enumerate(runs):
-            own = [point for point in found if point.run == run]
-            _points(axes, run, index, own)
+        by_run = [_finite(found, run) for run in runs]
+        for index, own in enumerate(by_run):
+            _points(axes, style.run_look(index), own)
         for front in fronts:
             _front(axes, front)
         plots.safety(axes)
         axes.margins(0.12)
+        for index, own in enumerate(by_run):
+            _names(axes, index, own)
         plots.legend(axes)
         caption = 'Up and to the left is better. Bars: 95% intervals of the means.'
         if len(differences.groups(runs)) > 1:
@@ -123,12 +126,19 @@ def _fronts(runs: comparison.Runs) -> Iterator[plots.Chart]:
         yield plots.Chart(f'front_{plots.slug(key)}', 'front', caption, figure)
 
 
-def _points(axes: Axes, run: str, index: int, points: list[pareto.Point]) -> None:
-    """A run's policies, each with its name; runs write theirs on different sides."""
-    color, _, marker = style.run_look(index)
-    side = (6, 6) if index % 2 == 0 else (6, -11)
-    finite = [p for p in points if math.isfinite(p.cost.value + p.reward.value)]
-    for number, point in enumerate(finite):
+def _finite(points: list[pareto.Point], run: str) -> list[pareto.Point]:
+    """Those of a run that have a place in the plane."""
+    return [
+        point
+        for point in points
+        if point.run == run and math.isfinite(point.cost.value + point.reward.value)
+    ]
+
+
+def _points(axes: Axes, look: plots.Look, points: list[pareto.Point]) -> None:
+    """A run's policies, with their intervals."""
+    color, _, marker = look
+    for number, point in enumerate(points):
         x, y = point.cost, point.reward
         axes.errorbar(
             x.value,
@@ -141,14 +151,33 @@ def _points(axes: Axes, run: str, index: int, points: list[pareto.Point]) -> Non
             elinewidth=1,
             markeredgecolor=style.INK,
             markersize=7,
-            label=None if number else run,
+            label=None if number else point.run,
         )
+
+
+def _names(axes: Axes, index: int, points: list[pareto.Point]) -> None:
+    """Names a run's policies; runs write theirs on different sides.
+
+    Those that lie together share a text, or none of them could be read.
+    """
+    _ = axes.viewLim  # which sets the limits that the places are reckoned from
+    places = axes.transData + axes.transAxes.inverted()
+    groups: list[tuple[np.ndarray, list[pareto.Point]]] = []
+    for point in points:
+        place = places.transform((point.cost.value, point.reward.value))
+        for first, group in groups:
+            if np.abs(place - first).max() < _NEAR:
+                group.append(point)
+                break
+        else:
+            groups.append((place, [point]))
+    for _, group in groups:
         axes.annotate(
-            summaries.label(point.policy),
-            (x.value, y.value),
-            xytext=side,
+            ', '.join(summaries.label(point.policy) for point in group),
+            (group[0].cost.value, group[0].reward.value),
+            xytext=(6, -11 if index % 2 else 6),
             textcoords='offset points',
-            color=color,
+            color=style.run_look(index)[0],
             fontsize=8.5,
         )
 

@@ -1,6 +1,7 @@
 """Tests of the comparison of several runs, through its command for the most part."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -72,6 +73,12 @@ def test_the_command_compares_and_says_where(runs, compared, capsys):
 def test_by_default_it_stands_beside_the_runs(tmp_path, runs):
     beside, far = tmp_path / 'a' / 'one', tmp_path / 'b' / 'two'
     assert comparison.directory(runs) == runs[0].parent / 'report'
+    near = [pathlib.Path(name) for name in ('runs/a', 'runs/b')]
+    assert comparison.directory(near) == pathlib.Path('runs/report')
+    # From within a run: not in its own report.
+    beneath = [pathlib.Path('.'), pathlib.Path('../other')]
+    assert comparison.directory(beneath) == pathlib.Path.cwd().parent / 'report'
+    assert [*comparison.named(['.'])] == [pathlib.Path.cwd().name]
     for path in (beside, far):
         shutil.copytree(runs[0], path)
     said = micro.error(command.main, [str(beside), str(far)])
@@ -276,6 +283,24 @@ def test_the_front_is_drawn_through_the_policies_on_it(runs):
     ]
     bars = [box for box in axes.containers if box.has_xerr]
     assert len(bars) == 6
+
+
+def test_policies_that_lie_together_share_a_name(runs, tmp_path):
+    run = tmp_path / 'other'
+    shutil.copytree(runs[0], run)
+    (run / 'evaluate' / 'samples.jsonl').unlink()
+    models = {
+        name: {'reward': reward, 'cost': 0.0}
+        for name, reward in (
+            ('sft', 0.0),
+            ('ppo', 1.0),
+            ('ppo_lag', 1.01),
+            ('x', 'NaN'),
+        )
+    }
+    made.write_json(run / 'evaluate' / 'results.json', {'models': models})
+    texts = [text.get_text() for text in axes_of([run], 'front_cost').texts]
+    assert texts == ['SFT', 'PPO, PPO-Lagrangian']
 
 
 def test_runs_without_an_evaluation_are_compared_by_their_curves(unfinished, runs):

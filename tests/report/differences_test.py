@@ -90,6 +90,11 @@ def test_runs_that_were_evaluated_alike_can_be_compared():
             evaluated(reward__normalize=True),
             'Different score models: reward.normalize is false in a and c, true in b.',
         ),
+        (
+            evaluated(reward__normalize=True, reward__init='x'),
+            'Different score models: reward.init is "hub/reward" in a and c, "x" in b; '
+            'reward.normalize is false in a and c, true in b.',
+        ),
         (evaluated(['a']), 'Different prompts.'),
         (evaluated(['b', 'a']), 'Different prompts.'),
     ],
@@ -123,9 +128,10 @@ def test_a_run_that_was_not_evaluated_is_named():
 def test_other_seeds_and_temperatures_are_told_and_can_be_compared():
     runs = {'a': evaluated(), 'b': evaluated(seed=1, sampler__temperature=0.5)}
     assert differences.groups(runs) == [['a', 'b']]
-    sampler, seed = differences.notes(runs)
-    assert 'sampler.temperature is null in a, 0.5 in b' in sampler
-    assert 'seed is 0 in a, 1 in b. Their scores can be compared' in seed
+    assert differences.notes(runs) == [
+        'Answers were drawn differently, which changes them and not how they are '
+        'scored: sampler.temperature is - in a, 0.5 in b; seed is 0 in a, 1 in b.'
+    ]
 
 
 def test_a_model_is_the_same_however_its_directory_is_written(tmp_path, monkeypatch):
