@@ -265,7 +265,7 @@ def reinforcement(stage: str, preset: str) -> ml_collections.ConfigDict:
         llama_7b(config, 'actor', 'critic')
         config.ppo.kl_coeff = 0.01
         config.ppo.ptx_coeff = 16.0
-        config.ppo.parts = 4
+        # In one part: each gathers what fsdp cuts anew (docs/scaling.md).
         config.rollout.chunks = 4
     return config
 
