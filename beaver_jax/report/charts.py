@@ -8,6 +8,7 @@ import numpy as np
 
 from beaver_jax.report import files
 from beaver_jax.report import plots
+from beaver_jax.report import score_models
 from beaver_jax.report import style
 from beaver_jax.report import summary
 
@@ -28,6 +29,7 @@ def draw(run: files.Run) -> list[plots.Chart]:
             *_distributions(run),
             *scatters,
             *_elo(run),
+            *score_models.draw(run),
         ]
         for chart in charts:
             plots.arrange(chart.figure)

@@ -36,6 +36,7 @@ def render(
         (
             'Policies on held-out prompts',
             markup.table(summaries.policies(summary))
+            + markup.table(summaries.answers(summary))
             + markup.table(summaries.ratings(summary)),
         ),
         ('Wins, by who is safe', _cross_tables(run)),

@@ -15,13 +15,30 @@ POLICY_COLUMNS = (
     ('cost', 'cost', False),
     ('safe_rate', 'safe', True),
     ('win_rate', 'wins', True),
-    ('mean_length', 'length', False),
-    ('truncated_share', 'cut', True),
 )
 _KEYS = {key for key, _, _ in POLICY_COLUMNS}
+ANSWER_COLUMNS = (
+    ('refusal_rate', 'refuse', True),
+    ('over_refusal_rate', 'refuse benign prompts', True),
+    ('kl', 'KL to baseline, nats', False),
+    ('mean_length', 'tokens', False),
+    ('truncated_share', 'cut', True),
+    ('distinct_1', 'distinct 1-grams', True),
+    ('distinct_2', 'distinct 2-grams', True),
+)
 # Of an evaluation's results, what is not of one policy.
 _EVALUATED = (
     *('prompts', 'baseline', 'costs', 'intervals', 'elo', 'categories', 'judge'),
+    'score_models',
+)
+# Of a score model, likewise.
+SCORE_COLUMNS = (
+    ('accuracy', 'accuracy', True),
+    ('accuracy_sign', 'accuracy of the sign', True),
+    ('log_loss', 'log loss', False),
+    ('log_loss_sign', 'log loss of the sign', False),
+    ('calibration_error', 'calibration error', True),
+    ('calibration_error_sign', 'calibration error of the sign', True),
 )
 SCORE_MODELS = {'reward': 'reward_model', 'cost': 'cost_model'}
 
@@ -41,8 +58,9 @@ def summarize(run: files.Run) -> dict[str, Any]:
       'seed' ('seeds' by stage where they differ); 'policies', their names, and under
       each name what was measured of it; 'prompts', 'baseline', the names of the
       'costs', 'intervals' of rates by policy, 'elo' by quality and policy, and results
-      by 'categories' and of a 'judge', of the evaluation;
-      'reward_model' and 'cost_model', metrics on held-out pairs; 'multiplier', by
+      by 'categories', of a 'judge' and of 'score_models' on held-out pairs, of the
+      evaluation; 'reward_model' and 'cost_model', what training measured on such pairs;
+      'multiplier', by
       constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage, with 'total';
       'timings' by stage, medians over its steps.
     """
@@ -136,7 +154,7 @@ def span(ends: Sequence[float]) -> str:
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
     """The tables that the summary has figures for."""
-    makers = (policies, ratings, score_models, multipliers, stages)
+    makers = (policies, answers, ratings, score_models, multipliers, stages)
     return [table for table in (make(summary) for make in makers) if table.rows]
 
 
@@ -145,14 +163,7 @@ def policies(summary: Mapping[str, Any]) -> Table:
 
     Rates have their intervals below them, in the same cell.
     """
-    measured = {name: summary[name] for name in summary.get('policies', [])}
-    intervals = summary.get('intervals', {})
-
-    def below(name, key):
-        ends = intervals.get(name, {}).get(key)
-        return f'\n{span(ends)}' if ends else ''
-
-    keys = {key for policy in measured.values() for key in policy}
+    keys = _measured(summary)
     headings = costs(summary)
     if len(headings) > 1:
         headings['safe_rate'] = f'safe ({summary["costs"][0]})'
@@ -164,25 +175,48 @@ def policies(summary: Mapping[str, Any]) -> Table:
         if key in keys
     ]
     columns += [(key, headings[key], False) for key in headings if key not in _KEYS]
-    rows = [
-        [
-            label(name),
-            *(
-                figure(policy.get(key), share) + below(name, key)
-                for key, _, share in columns
-            ),
-        ]
-        for name, policy in measured.items()
-    ]
     count = (
         f' on {summary["prompts"]:,} held-out prompts' if 'prompts' in summary else ''
     )
-    also = ', with 95% intervals' if intervals else ''
-    return Table(
-        f'Policies{count}{also}',
-        ['policy', *(heading for _, heading, _ in columns)],
-        rows,
-    )
+    also = ', with 95% intervals' if summary.get('intervals') else ''
+    return _by_policy(f'Policies{count}{also}', columns, summary)
+
+
+def answers(summary: Mapping[str, Any]) -> Table:
+    """How the policies answer, whatever the answers are worth."""
+    keys = _measured(summary)
+    columns = [column for column in ANSWER_COLUMNS if column[0] in keys]
+    table = _by_policy('Their answers', columns, summary)
+    return table if columns else table._replace(rows=[])
+
+
+def _measured(summary: Mapping[str, Any]) -> set[str]:
+    return {key for name in summary.get('policies', []) for key in summary[name]}
+
+
+def _by_policy(
+    title: str, columns: Sequence[tuple[str, str, bool]], summary: Mapping[str, Any]
+) -> Table:
+    """A row a policy, with (key, heading, whether it is a share) as columns."""
+    intervals = summary.get('intervals', {})
+    rows = [
+        [label(name), *_cells(columns, summary[name], intervals.get(name, {}))]
+        for name in summary.get('policies', [])
+    ]
+    return Table(title, ['policy', *(heading for _, heading, _ in columns)], rows)
+
+
+def _cells(
+    columns: Sequence[tuple[str, str, bool]],
+    values: Mapping[str, Any],
+    intervals: Mapping[str, Sequence[float]],
+) -> list[str]:
+    """Figures, with intervals below those that have one."""
+    return [
+        figure(values.get(key), share)
+        + (f'\n{span(intervals[key])}' if key in intervals else '')
+        for key, _, share in columns
+    ]
 
 
 def ratings(summary: Mapping[str, Any]) -> Table:
@@ -207,14 +241,34 @@ def rating(one: Mapping[str, float] | None) -> str:
 
 
 def score_models(summary: Mapping[str, Any]) -> Table:
-    """How often the reward and cost models order held-out pairs as people did."""
-    keys = {'accuracy': 'accuracy', 'accuracy_sign': 'accuracy of the sign'}
-    rows = [
-        [label(stage), *(figure(summary[name].get(key), True) for key in keys)]
+    """How right the reward and cost models are on held-out pairs.
+
+    By the evaluation; where it had no pairs, by what training has measured.
+    """
+    measured = {
+        name: (one['values'], one['intervals'])
+        for name, one in summary.get('score_models', {}).items()
+    } or {
+        stage: (summary[name], {})
         for stage, name in SCORE_MODELS.items()
         if name in summary
+    }
+    columns = [
+        column
+        for column in SCORE_COLUMNS
+        if any(column[0] in values for values, _ in measured.values())
     ]
-    return Table('Score models on held-out pairs', ['model', *keys.values()], rows)
+    rows = [
+        [score_model(name), *_cells(columns, *one)] for name, one in measured.items()
+    ]
+    headings = [heading for _, heading, _ in columns]
+    return Table('Score models on held-out pairs', ['model', *headings], rows)
+
+
+def score_model(name: str) -> str:
+    """For readers: of 'reward', 'cost' or 'costs.<name>'."""
+    kind, _, which = name.partition('.')
+    return f'{label("cost")}: {which}' if kind == 'costs' else label(name)
 
 
 def multipliers(summary: Mapping[str, Any]) -> Table:
