@@ -146,7 +146,7 @@ def install(app: fastapi.FastAPI, arena: Arena) -> None:
             for one in asked:
                 one.cancel()
             raise
-        return replies.stream(_stream(name, battle, asked))
+        return replies.Stream(_stream(name, battle, asked), *asked)
 
 
 async def _question(
@@ -195,8 +195,7 @@ async def _stream(
         battle.answered |= not failed
     finally:
         battle.running -= 1
-        for one, task in zip(asked, tasks, strict=True):
-            one.cancel()
+        for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

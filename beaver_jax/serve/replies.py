@@ -7,6 +7,7 @@ from typing import Any
 
 import fastapi
 from fastapi import responses
+from starlette import types
 
 from beaver_jax.serve import answers
 from beaver_jax.serve import errors
@@ -29,16 +30,33 @@ async def reply(
     exchange = exchange_lib.Exchange(question)
     if not question.body.stream:
         return await _unless_gone(request, exchange, shape)
-    return stream(_stream(exchange, shape))
+    return Stream(_stream(exchange, shape), exchange)
 
 
-def stream(events: AsyncIterator[str]) -> fastapi.Response:
-    """A response of server-sent events, which nobody on the way may hold back."""
-    return responses.StreamingResponse(
-        events,
-        media_type='text/event-stream',
-        headers={'Cache-Control': 'no-cache', 'X-Accel-Buffering': 'no'},
-    )
+class Stream(responses.StreamingResponse):
+    """Server-sent events, which nobody on the way may hold back."""
+
+    def __init__(self, events: AsyncIterator[str], *asked: exchange_lib.Exchange):
+        """A response whose end, whenever it comes, cancels what was asked."""
+        super().__init__(
+            events,
+            media_type='text/event-stream',
+            headers={'Cache-Control': 'no-cache', 'X-Accel-Buffering': 'no'},
+        )
+        self._asked = asked
+
+    async def __call__(
+        self, scope: types.Scope, receive: types.Receive, send: types.Send
+    ) -> None:
+        """Sends the events.
+
+        A client may have left before the first, and then `events` never begins.
+        """
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for one in self._asked:
+                one.cancel()
 
 
 def event(data: dict[str, Any]) -> str:
@@ -101,8 +119,6 @@ async def _stream(
         yield 'data: [DONE]\n\n'
     except errors.ApiError as error:  # the status is sent already
         yield event(error.body())
-    finally:
-        exchange.cancel()
 
 
 def _usage(
