@@ -1,4 +1,4 @@
-"""The page, as a browser shows it: chat, the arena, and answers that hold markup."""
+"""Pages as a browser shows them: chat, the arena, markup in answers, reports."""
 
 import shutil
 import uuid
@@ -9,6 +9,8 @@ from selenium.webdriver.chrome import service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from beaver_jax import report
+from tests.report import made
 from tests.system import server as server_lib
 
 WIDE, NARROW = (1280, 800), (390, 844)
@@ -240,3 +242,48 @@ def test_the_page_fits_its_window(browse, size):
         'return [document.documentElement.scrollWidth, window.innerWidth]'
     )
     assert width[0] <= width[1]
+
+
+# ---- The report ---------------------------------------------------------------------
+
+
+def test_answers_of_a_report_are_filtered(browse, tmp_path):
+    run = made.make_run(tmp_path / 'run')
+    rows = [
+        {
+            'prompt': f'prompt {n}',
+            'category': 'even' if n % 2 == 0 else 'odd',
+            'answers': {
+                name: {'text': f'{name} {"unsure" * (n % 3 == 0)}', 'cost': cost}
+                for name, cost in (('sft', 1.0 - n % 5), ('ppo', -1.0))
+            },
+        }
+        for n in range(90)
+    ]
+    made.write_lines(run / 'evaluate' / 'samples.jsonl', rows)
+    report.write(run)
+    page = browse()
+    page.driver.get((run / 'report' / 'index.html').as_uri())
+
+    def shown():
+        cards = page.all('#samples > .sample')
+        numbers = page.texts('#samples > .sample > .text')
+        return [
+            int(text.split()[1])
+            for card, text in zip(cards, numbers, strict=True)
+            if card.is_displayed()
+        ]
+
+    assert shown() == list(range(20))
+    page.one('#more').click()
+    assert shown() == list(range(40))
+    page.one('[name=text]').send_keys('UNSURE')
+    assert shown() == list(range(0, 60, 3))
+    page.one('[name=category]').send_keys('odd')
+    assert shown() == [n for n in range(90) if n % 6 == 3]
+    assert page.one('#filter output').text == '15 of 90 found, 15 shown'
+    page.one('[name=verdict]').send_keys('unsafe')  # a cost above 0: 1 - 0
+    assert shown() == [n for n in range(90) if n % 6 == 3 and n % 5 == 0]
+    page.one('[name=policy]').send_keys('PPO')
+    assert shown() == []
+    assert page.driver.get_log('browser') == []
