@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import difflib
 import json
 import pathlib
+import re
 from typing import NamedTuple
 
 SUMMARY = 'summary.json'  # written last: its stage is done
@@ -16,6 +17,7 @@ RESULTS = 'results.json'  # the same of an evaluation
 CARD = 'data_card.json'
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
+MODEL = 'model'  # a finished stage's directory of the trained model
 METRICS = 'metrics.jsonl'
 REPORT = 'report'
 PAGE = 'index.html'  # of a report
@@ -55,6 +57,49 @@ def is_done(path: pathlib.Path) -> bool:
     return any((path / name).is_file() for name in (SUMMARY, RESULTS))
 
 
+def is_aside(path: pathlib.Path) -> bool:
+    """Whether a stage's directory was moved aside for another one."""
+    return re.search(r'\.old-\d+$', path.name) is not None
+
+
+def moved(value: str, before: str, now: str) -> str:
+    """A value whose paths within one directory are those within another.
+
+    Several paths are separated by commas, and may have names, NAME=PATH or NAME:1:PATH.
+    """
+    inside = rf'(?<![^,=:]){re.escape(before)}(?=[/,]|$)'
+    return re.sub(inside, lambda _: now, value)
+
+
+def named(given: Sequence[str], default: str | None = None) -> dict[str, str]:
+    """Paths by name, of [NAME=]PATH.
+
+    Args:
+      given: Of the command line.
+      default: The name of the first path without one; else its own last part.
+
+    Raises:
+      ValueError: A name that is taken, or has other characters than letters, digits,
+        '.', '=', '_' and '-'.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        before, equals, behind = one.partition('=')
+        has_name = equals and '/' not in before and not pathlib.Path(one).is_dir()
+        name, path = (before, behind) if has_name else ('', one)
+        own = pathlib.Path(path).absolute()
+        own = own.parent if own.name == MODEL else own
+        name = name or (default if default and default not in found else own.name)
+        if not re.fullmatch(r'[\w.=-]+', name):
+            raise ValueError(f'{one!r}: {name!r} cannot be a name; use NAME={path}')
+        if name in found:
+            raise ValueError(
+                f'{found[name]!r} and {path!r} are both called {name!r}; use NAME=PATH.'
+            )
+        found[name] = path
+    return found
+
+
 def is_report(path: pathlib.Path) -> bool:
     """Whether a directory holds a report, which has a summary as stages have."""
     return path.name == REPORT or (path / PAGE).is_file()
@@ -69,7 +114,7 @@ def stages(path: pathlib.Path) -> list[str]:
 
 
 def _is_begun(path: pathlib.Path) -> bool:
-    if is_report(path):
+    if is_report(path) or is_aside(path):
         return False
     if is_done(path) or (path / METRICS).is_file():
         return True

@@ -172,6 +172,7 @@ MEANINGS = (
     ('models', "policies, NAME=DIRECTORY,…; empty: the run's finished ones"),
     ('baseline', 'the policy that the others are compared with'),
     ('benign', 'categories of prompts that nobody should refuse, a,b; else none'),
+    ('score_pairs', 'held-out pairs that score models are measured on; 0: none'),
     ('kl', 'measure KL to the baseline, which then stays in memory'),
     (r'judge\.url', 'OpenAI-compatible base URL, https://HOST/v1; empty: no judge'),
     (r'judge\.model', 'that compares answers there; empty: no judge'),

@@ -43,6 +43,8 @@ def get_config(preset='tiny'):
     config.sampler = fragments.sampler(temperature=1.0)
     # Of the prompts' categories those, separated by commas, that nobody should refuse.
     config.benign = ''
+    # Held-out pairs that score models are measured on at most; 0: they are not.
+    config.score_pairs = 2000
     config.kl = True  # to the baseline, which then stays in memory
     config.judge = fragments.judge()
     if preset == 'llama-7b':

@@ -278,6 +278,7 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
         ({'models': 'before'}, "config.models='before' is not NAME=DIRECTORY,…"),
         ({'models': 'before=a,before=b'}, "models='before=a,before=b' gives a name tw"),
         ({'models': ''}, '(none is finished)'),
+        ({'models': 'before=a,elo=b'}, "'elo' has a meaning of its own in reports"),
         ({'models': 'before=nowhere'}, "config.models.before='nowhere' holds no model"),
         ({'reward.init': 'nowhere'}, "config.reward.init='nowhere' holds no model"),
         ({'batch_size': 10}, 'config.batch_size=10 is not a multiple of data×fsdp=4'),

@@ -1,6 +1,6 @@
 """A conversation with one model, or the same one with several, and its commands."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from beaver_jax.chat import talker as talker_lib
@@ -56,10 +56,13 @@ class Conversation:
                 return
             if line in ('/quit', '/exit'):
                 return
-            if line.startswith('/'):
-                self._obey(line)
-            elif line:
-                self.ask(line)
+            try:
+                if line.startswith('/'):
+                    self._obey(line)
+                elif line:
+                    self.ask(line)
+            except KeyboardInterrupt:  # outside of an answer, as while scoring
+                self._write('\n')
 
     def ask(self, question: str) -> None:
         """Lets every model answer."""
@@ -70,7 +73,8 @@ class Conversation:
     def score(self) -> None:
         """Writes what the score models say of the last answers, a line each."""
         for name, turns in self._turns.items():
-            said = score_model_lib.told(self._score_models, turns)
+            ended = self._talkers[name].ended
+            said = score_model_lib.told(self._score_models, turns, ended=ended)
             before = f'{name}: ' if len(self._talkers) > 1 else ''
             self._write(f'({before}{said})\n')
 
@@ -98,15 +102,11 @@ class Conversation:
     def _answer(self) -> None:
         for name, talker in self._talkers.items():
             turns = self._turns[name]
-            ids = tokenizer_lib.encode_prompt(
-                talker.tokenizer, tuple(turns), max_length=talker.context
-            )
-            if told := talker_lib.told_cut(talker, turns, ids):
-                self._warn(told)
-            self._write(self._labels[name])
-            turns.append(self._stream(talker, ids))
+            turns.append(self._answer_of(talker, tuple(turns), self._labels[name]))
 
-    def _stream(self, talker: talker_lib.Talker, ids: Sequence[int]) -> str:
+    def _answer_of(
+        self, talker: talker_lib.Talker, turns: tuple[str, ...], label: str
+    ) -> str:
         """Writes an answer until its end or Ctrl-C; returns it as far as it came."""
         shown: list[str] = []
 
@@ -115,7 +115,13 @@ class Conversation:
             self._write(text)
 
         try:
-            return talker_lib.print_stream(talker, list(ids), show, raw=False)
+            ids = tokenizer_lib.encode_prompt(
+                talker.tokenizer, turns, max_length=talker.context
+            )
+            if told := talker_lib.told_cut(talker, turns, ids):
+                self._warn(told)
+            self._write(label)
+            return talker_lib.print_stream(talker, ids, show, raw=False)
         except KeyboardInterrupt:
             self._write('\n')
             return ''.join(shown)

@@ -46,6 +46,7 @@ class Talker:
         """
         self.tokenizer, self._model, self._params = loading.to_talk_with(path, dtype)
         self._key, self._turns = jax.random.key(seed), 0
+        self.ended = False  # whether the last answer came to its own end
         if max_new_tokens is None:
             max_new_tokens = min(512, self._model.config.max_positions // 2)
         self._most = max_new_tokens
@@ -81,6 +82,7 @@ class Talker:
         """Yields the response so far, once per token, without the EOS."""
         prompts = _left_pad(ids, self.tokenizer.pad_token_id, self._turns)
         self._turns += 1
+        self.ended = False
         state = self._begin(self._params, prompts, self._key)
         while True:
             # Cut on the host: on the device, each length would be a program.
@@ -89,6 +91,7 @@ class Talker:
             )
             yield tokens[: length - done].tolist()
             if done or length == self._most:
+                self.ended = bool(done)
                 return
             state = self._advance(self._params, state)
 

@@ -7,7 +7,6 @@ is a judge, `comparisons.jsonl` too.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import functools
 import json
 import logging
 import pathlib
@@ -30,8 +29,10 @@ from beaver_jax.evaluate import categories
 from beaver_jax.evaluate import evaluators
 from beaver_jax.evaluate import judging
 from beaver_jax.evaluate import pairs as pairs_lib
+from beaver_jax.report import summary as summaries
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import directories
+from beaver_jax.stages import held_out
 from beaver_jax.stages import inputs
 from beaver_jax.stages import records
 
@@ -59,8 +60,9 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     records.prepare_world(config)
     prompts = records.test_prompts(config)
     benign = benign_prompts(config, prompts)
-    comparisons = held_out_pairs(config)
-    scorer = answers_lib.Scorer(config, mesh, paths[config.baseline])
+    comparisons = held_out.pairs(config)
+    others = len(paths) > 1
+    scorer = answers_lib.Scorer(config, mesh, paths[config.baseline] if others else '')
     directories.claim(config)
     directory = directories.directory(config)
     with heartbeats.Heart(
@@ -70,9 +72,14 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         steps=len(paths),
         every=config.log.heartbeat,
     ) as heart:
+        heart.does(heartbeats.COMPUTING)
+        score_models = {
+            name: pairs_lib.summarize(scorer.pairs(name, some))
+            for name, some in comparisons.items()
+        }
         found = {}
         for i, (name, path) in enumerate(paths.items(), start=1):
-            heart.does(f'answering as {name}')
+            heart.does(heartbeats.COMPUTING)
             log.info('evaluate: %s answers %d prompts', name, len(prompts))
             answers = scorer.answer(name, path, prompts)
             answers = dataclasses.replace(answers, benign=benign)
@@ -82,10 +89,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         results = summarize(found, config.baseline)
         groups = [prompt.category for prompt in prompts]
         results['categories'] = categories.summarize(found, config.baseline, groups)
-        results['score_models'] = {
-            name: pairs_lib.summarize(scorer.pairs(name, some))
-            for name, some in comparisons.items()
-        }
+        results['score_models'] = score_models
         if jax.process_index() == 0:
             _write(directory, results, samples(found, prompts))
             # A judge may refuse at any time, which costs no more than its own results.
@@ -142,6 +146,11 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
                 f'config.models={config.models!r} gives a name twice; every policy '
                 'needs its own.'
             )
+        if taken := sorted(found.keys() & summaries.RESERVED):
+            raise inputs.InputError(
+                f'config.models={config.models!r}: {taken[0]!r} has a meaning of its '
+                'own in reports; name the policy otherwise.'
+            )
     else:
         paths = {name: pathlib.Path(config.run) / name for name in stages.POLICIES}
         found = {n: str(path) for n, path in paths.items() if directories.is_done(path)}
@@ -151,34 +160,6 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
             f'({", ".join(found) or "none is finished"}); train it, or name another '
             'with --config.baseline and --config.models.'
         )
-    return found
-
-
-def held_out_pairs(
-    config: ml_collections.ConfigDict,
-) -> dict[str, Sequence[sources.Comparison]]:
-    """Held-out pairs by score model: of 'reward', and of the first of 'costs.<name>'.
-
-    Those of config.data.reward_pairs_test and cost_pairs_test, or the share that
-    training on reward_pairs and cost_pairs leaves out; none where neither is named.
-
-    Raises:
-      InputError: A source that cannot be read.
-    """
-    uses: tuple[tuple[sources.Need, str], ...] = (
-        ('better', 'reward'),
-        ('safer', 'cost'),
-    )
-    found = {}
-    for (need, use), name in zip(uses, inputs.scorers(config), strict=False):
-        read = functools.partial(
-            sources.comparisons,
-            need=need,
-            on_bad_row=config.data.on_bad_row,
-            contradictions=config.data.contradictions,
-        )
-        if pairs := records.held_out(read, config, f'{use}_pairs'):
-            found[name] = pairs
     return found
 
 

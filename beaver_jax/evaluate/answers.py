@@ -61,7 +61,7 @@ class Scorer:
         Args:
           config: Of the evaluation.
           mesh: Of all models.
-          baseline: Directory of the policy that KL is measured to.
+          baseline: Directory of the policy that KL is measured to, '' for no KL.
 
         Raises:
           InputError: One is missing.
@@ -69,7 +69,7 @@ class Scorer:
         self._config, self._mesh = config, mesh
         self._sampler = sampling.Sampler(**config.sampler.to_dict())
         self._baseline = None
-        if config.kl and _says_kl(self._sampler):
+        if baseline and config.kl and _says_kl(self._sampler):
             self._baseline = baseline_lib.Baseline(config, mesh, baseline)
         scorers = {
             name: scorers_lib.scorer(section, mesh, name)
@@ -100,10 +100,17 @@ class Scorer:
         """
         config = self._config
         tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
-        policy = ml_collections.ConfigDict(config.policy.to_dict() | {'init': path})
-        model, params = loading.causal_lm(
-            self._mesh, policy, f'models.{name}', frozen=True
-        )
+        base, is_base = self._baseline, name == config.baseline
+        if base is not None and is_base:
+            model, params = base.model, base.params
+        else:
+            section = config.policy.to_dict() | {'init': path}
+            model, params = loading.causal_lm(
+                self._mesh,
+                ml_collections.ConfigDict(section),
+                f'models.{name}',
+                frozen=True,
+            )
         sample = functools.partial(
             _generate,
             model=model,
@@ -130,8 +137,8 @@ class Scorer:
         )
         key = jax.random.key(config.seed)
         kl = None
-        if self._baseline is not None and name != config.baseline:
-            kl = self._baseline.kl_of(tokenizer, name)
+        if base is not None and not is_base:
+            kl = base.kl_of(tokenizer, name)
         parts = []
         for batch in dataset:
             batch = sharding.put_batch(self._mesh, batch)
@@ -160,20 +167,30 @@ class Scorer:
         config, one = self._config, self._scorers[name]
         section = inputs.scorers(config)[name]
         tokenizer = inputs.load_tokenizer(f'{name}.init', section.init)
-        longest = config.max_prompt_length + config.max_response_length
-        dataset = batches.pairs(
+        make = functools.partial(
+            batches.pairs,
             comparisons,
             tokenizer,
             preferred='better' if name == 'reward' else 'safer',
-            max_length=min(
-                section.max_length or 2 * longest,
-                one.model.config.backbone.max_positions,
-            ),
             batch_size=config.batch_size,
             shard=inputs.process_shard(self._mesh),
             once=True,
             workers=config.data.workers,
         )
+        counts = sources.Counts()
+        longest = config.max_prompt_length + config.max_response_length
+        most = min(
+            section.max_length or 2 * longest, one.model.config.backbone.max_positions
+        )
+        make(max_length=most, counts=counts)
+        log.info(
+            'evaluate: %s on %d pairs; %d more are alike within %d tokens, and %d '
+            'responses are cut to that',
+            *(name, counts['examples'], counts['identical_tokens'], most),
+            counts['cut_response'],
+        )
+        # Most pairs are much shorter than they may be, and padding is computed.
+        dataset = make(max_length=min(most, -(-counts['longest'] // 32) * 32))
         ends_of = jax.jit(functools.partial(preference.pair_ends, model=one.model))
         parts = []
         for batch in dataset:
@@ -183,8 +200,12 @@ class Scorer:
                 sharding.to_host((batch.valid, ends, batch.safety_sign[..., 0]))
             )
         valid, scores, safety = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        finite = np.isfinite(scores).all(axis=1)
+        if lost := int(np.sum(valid & ~finite)):
+            log.warning('evaluate: %s: %d pairs have scores that are none', name, lost)
+        kept = valid & finite
         return pairs_lib.Pairs(
-            scores[valid].astype(float), None if name == 'reward' else safety[valid]
+            scores[kept].astype(float), None if name == 'reward' else safety[kept]
         )
 
     def _answers(
@@ -196,9 +217,10 @@ class Scorer:
     ) -> evaluators.Answers:
         lengths = samples.response_mask.sum(axis=1)
         start = samples.tokens.shape[1] - samples.response_mask.shape[1]
+        words = lengths - ~samples.truncated  # without the EOS
         ids = [
-            tokens[start : start + length].tolist()
-            for tokens, length in zip(samples.tokens, lengths, strict=True)
+            tokens[start : start + count].tolist()
+            for tokens, count in zip(samples.tokens, words, strict=True)
         ]
         return evaluators.Answers(
             texts=[tokenizer_lib.decode(tokenizer, one) for one in ids],

@@ -25,11 +25,13 @@ class Baseline:
         """Loads it, to compute as every policy does."""
         self._tokenizer = inputs.load_tokenizer('baseline', path, config.data.template)
         section = ml_collections.ConfigDict(config.policy.to_dict() | {'init': path})
-        model, self._params = loading.causal_lm(mesh, section, 'baseline', frozen=True)
+        self.model, self.params = loading.causal_lm(
+            mesh, section, 'baseline', frozen=True
+        )
         self._kl = jax.jit(
             functools.partial(
                 _log_ratios,
-                model=model,
+                model=self.model,
                 response_length=config.max_response_length,
                 temperature=config.sampler.temperature,
             )
@@ -51,7 +53,7 @@ class Baseline:
         if not tokenizer_lib.gives_same_ids(tokenizer, self._tokenizer):
             log.info('evaluate: no KL of %s: the baseline has another tokenizer', name)
             return None
-        return functools.partial(self._kl, self._params)
+        return functools.partial(self._kl, self.params)
 
 
 def _log_ratios(params, samples, *, model, response_length, temperature):

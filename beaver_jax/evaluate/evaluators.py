@@ -22,7 +22,7 @@ class Answers:
     costs: dict[str, np.ndarray]  # [N] by name; the first decides what is safe
     length: np.ndarray  # [N] tokens
     truncated: np.ndarray  # [N] bool
-    tokens: list[list[int]] | None = None  # [N] ids, the EOS included
+    tokens: list[list[int]] | None = None  # [N] ids, without the EOS
     kl: np.ndarray | None = None  # [N] nats, see `policy`
     benign: np.ndarray | None = None  # [N] bool, prompts that nobody should refuse
     gold_helpfulness: np.ndarray | None = None  # [N]

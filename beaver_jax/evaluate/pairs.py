@@ -90,7 +90,8 @@ def summarize(pairs: Pairs) -> dict[str, Any]:
     """What results.json holds of a score model.
 
     Returns:
-      'pairs', their number; 'values' and the 95% 'intervals' of rates among them;
+      'pairs', their number; 'values', and the 95% 'intervals' of the accuracy, which
+      take pairs for independent (the two responses of one are not: signs have none);
       'calibration' by 'order' and, of costs, by 'sign'; 'distributions' by class.
     """
     calibration = {'order': order_calibration(pairs)}
@@ -99,7 +100,7 @@ def summarize(pairs: Pairs) -> dict[str, Any]:
     return {
         'pairs': len(pairs.scores),
         'values': dict(values(pairs)),
-        'intervals': {name: intervals.of_share(x) for name, x in verdicts(pairs)},
+        'intervals': {'accuracy': intervals.of_share(pairs.margins > 0)},
         'calibration': calibration,
         'distributions': _distributions(pairs.classes()),
     }
@@ -136,6 +137,8 @@ def _error(bins: list[dict[str, float]]) -> float:
 def _distributions(classes: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Moments, quantiles and a histogram of each class that has scores."""
     known = {name: scores for name, scores in classes.items() if scores.size}
+    if not known:
+        return {'edges': [], 'classes': {}}
     together = np.concatenate([*known.values()])
     edges = np.linspace(together.min(), together.max(), EDGES)
     return {

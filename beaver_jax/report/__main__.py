@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
+from beaver_jax import layout
 from beaver_jax import report
 from beaver_jax import terminal
 from beaver_jax.report import comparison
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(given: Sequence[str], out: pathlib.Path | None) -> pathlib.Path:
     """Writes and prints a report, and returns its directory."""
-    runs = comparison.named(given)
+    runs = {name: pathlib.Path(path) for name, path in layout.named(given).items()}
     paths = [*runs.values()]
     if len(runs) == 1:
         report.show(report.write(paths[0], out))

@@ -20,27 +20,6 @@ _STAGES = {differences.EVALUATION: 'Evaluation'}
 FRONT = 'On the front are policies that no other beats in reward and in cost.'
 
 
-def named(given: Sequence[str]) -> dict[str, pathlib.Path]:
-    """Runs by name, of [NAME=]RUN; a run without a name has that of its directory.
-
-    Raises:
-      ValueError: A name that is taken.
-    """
-    found: dict[str, pathlib.Path] = {}
-    for one in given:
-        before, equals, behind = one.partition('=')
-        has_name = equals and '/' not in before and not pathlib.Path(one).is_dir()
-        name, path = (before, behind) if has_name else ('', one)
-        name = name or os.path.basename(os.path.abspath(path))
-        if name in found:
-            raise ValueError(
-                f'{str(found[name])!r} and {path!r} are both called {name!r}; use '
-                'NAME=RUN.'
-            )
-        found[name] = pathlib.Path(path)
-    return found
-
-
 def directory(runs: Sequence[pathlib.Path]) -> pathlib.Path:
     """Where a comparison is written that was not told where: beside the runs.
 
@@ -173,7 +152,7 @@ def _columns(summary: Mapping[str, Any], keys: set[str]) -> list[tuple[str, str,
     }
     headings = dict(summary['costs'])
     if len(baselines) == 1:
-        headings['win_rate'] = f'wins over {summaries.label(*baselines)}'
+        headings['win_rate'] = f"wins over its run's {summaries.label(*baselines)}"
     known = [
         (key, headings.get(key, heading), share)
         for key, heading, share in summaries.POLICY_COLUMNS

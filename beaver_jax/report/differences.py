@@ -12,7 +12,7 @@ from beaver_jax.report import files
 EVALUATION = 'evaluate'
 MISSING = '-'  # a key that a run's config lacks
 # Of a score model, what its scores depend on.
-_SCORES = ('init', 'output', 'normalize', 'max_length')
+_SCORES = ('init', 'output', 'normalize', 'max_length', 'quantize', 'dtype')
 # What answers depend on beside the policy.
 _SAMPLING = ('seed', 'max_prompt_length', 'max_response_length', 'sampler')
 
@@ -56,8 +56,7 @@ def _within(config: Mapping[str, Any]) -> dict[str, str]:
     texts = {}
     for key, value in config.items():
         if isinstance(value, str) and own:
-            # Several paths may stand in one value, such as sft=RUN/sft,ppo=RUN/ppo.
-            value = value.replace(f'{own}/', 'RUN/')
+            value = layout.moved(value, own, 'RUN')
         texts[key] = json.dumps(value, ensure_ascii=False)
     texts.pop('run', None)
     return texts
@@ -72,14 +71,18 @@ def scoring(run: files.Run) -> dict[str, str]:
     for key, value in sorted(run.evaluation.items()):
         model, _, name = key.rpartition('.')
         if name in _SCORES and (model == 'reward' or model.startswith('costs.')):
-            text = os.path.abspath(value) if _is_path(name, value) else value
+            text = _place(value, run) if name == 'init' else value
             found[key] = json.dumps(text, ensure_ascii=False)
     return found
 
 
-def _is_path(name: str, value: Any) -> bool:
-    """Whether a model is a directory; else its name is one of the hub's."""
-    return name == 'init' and isinstance(value, str) and pathlib.Path(value).is_dir()
+def _place(model: Any, run: files.Run) -> Any:
+    """Where a model is now: a run may have been moved with the models in it."""
+    if not isinstance(model, str):
+        return model
+    within = layout.moved(model, run.evaluation.get('run') or '.', f'{run.path}')
+    # What is no directory is a name of the hub's.
+    return os.path.abspath(within) if pathlib.Path(within).is_dir() else model
 
 
 def prompts(run: files.Run) -> list[str]:

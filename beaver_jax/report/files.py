@@ -100,7 +100,7 @@ def load(path: pathlib.Path) -> Run:
     stages = {
         directory.name: _stage(directory)
         for directory in sorted(path.iterdir(), key=_order)
-        if not layout.is_report(directory)
+        if not (layout.is_report(directory) or layout.is_aside(directory))
         and any(
             (directory / file).exists() for file in ('summary.json', metrics.METRICS)
         )

@@ -151,15 +151,19 @@ SCRIPT = """
   const form = document.getElementById('filter');
   const more = document.getElementById('more');
   const cards = [...document.querySelectorAll('#samples > .sample')];
-  const texts = cards.map(card => [...card.querySelectorAll('.text')]
-    .map(part => part.textContent).join('\\n').toLowerCase());
+  const textOf = (card, policy) => [
+    card.querySelector('.text'),
+    ...[...card.querySelectorAll('.answer')]
+      .filter(answer => !policy || answer.dataset.policy === policy)
+      .map(answer => answer.querySelector('.text')),
+  ].map(part => part.textContent).join('\\n').toLowerCase();
   const few = 20;
   let shown = few;
   const value = name => form.elements[name] ? form.elements[name].value : '';
-  const fits = (card, index) => {
+  const fits = card => {
     const policy = value('policy'), verdict = value('verdict');
     const category = value('category');
-    return texts[index].includes(value('text').toLowerCase())
+    return textOf(card, policy).includes(value('text').toLowerCase())
       && (!category || card.dataset.category === category)
       && (!verdict || [...card.querySelectorAll('.answer')].some(answer =>
         answer.dataset.verdict === verdict

@@ -22,7 +22,8 @@ def draw(run: files.Run) -> Iterator[plots.Chart]:
     if measured:
         yield _calibration(measured)
     for name, one in measured.items():
-        yield _distribution(name, one['distributions'])
+        if one['distributions']['classes']:
+            yield _distribution(name, one['distributions'])
 
 
 def _calibration(measured: Mapping[str, Any]) -> plots.Chart:

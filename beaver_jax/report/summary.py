@@ -40,6 +40,12 @@ SCORE_COLUMNS = (
     ('calibration_error', 'calibration error', True),
     ('calibration_error_sign', 'calibration error of the sign', True),
 )
+# What a policy must not be called: keys of a summary beside the policies'.
+RESERVED = {
+    *_EVALUATED,
+    *('policies', 'path', 'seed', 'seeds', 'seconds', 'timings', 'multiplier'),
+    *('thresholds', 'reward_model', 'cost_model'),
+}
 SCORE_MODELS = {'reward': 'reward_model', 'cost': 'cost_model'}
 
 
@@ -60,9 +66,8 @@ def summarize(run: files.Run) -> dict[str, Any]:
       'costs', 'intervals' of rates by policy, 'elo' by quality and policy, and results
       by 'categories', of a 'judge' and of 'score_models' on held-out pairs, of the
       evaluation; 'reward_model' and 'cost_model', what training measured on such pairs;
-      'multiplier', by
-      constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage, with 'total';
-      'timings' by stage, medians over its steps.
+      'multiplier', by constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage,
+      with 'total'; 'timings' by stage, medians over its steps.
     """
     summary = _seeds(run) | evaluation(run.results)
     for stage, name in SCORE_MODELS.items():

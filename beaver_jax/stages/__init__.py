@@ -143,7 +143,10 @@ def _check(
         if config.stage in REINFORCED:
             if config.ppo.ptx_coeff > 0:
                 records.check_specs(config, ('sft',))
-            records.test_prompts(config)  # the evaluation's, at the very end
+            # The evaluation's, at the very end.
+            records.test_prompts(config)
+            named = [f'{name}_pairs' for name in preference.KINDS]
+            records.check_tests(config, named)
     for name, path in _inits(config):
         if pathlib.Path(path) not in made:
             named = path == config.base and config.stage == 'sft'
@@ -230,11 +233,5 @@ def evaluation(
             }
             found = {other.baseline: start, **trained}
             other.models = ','.join(f'{name}={path}' for name, path in found.items())
-        there = directories.directory(other)
-        held = directories.recorded(there, other.run).get('models', '')
-        # '' are all finished policies of a run, its SFT model among them.
-        covered = held == other.models or (
-            held and set(held.split(',')) <= set(other.models.split(','))
-        )
-        other.if_exists = 'resume' if covered else 'overwrite'
+        other.if_exists = 'resume'
     return other

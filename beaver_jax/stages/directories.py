@@ -91,8 +91,8 @@ def claim(config: ml_collections.ConfigDict) -> bool:
     """Makes a stage's directory this config's own; returns whether it is done.
 
     Where something is there, config.if_exists decides: 'refuse' goes on only with what
-    the same config began, 'resume' also with what another one did, from its
-    checkpoints, and 'overwrite' moves it aside, as 'resume' does where there are none.
+    the same config began, 'resume' also with what another one did, and 'overwrite'
+    moves it aside, as 'resume' does with an evaluation that the new one does not cover.
 
     Raises:
       InputError: As in `check`; or the directory cannot be written.
@@ -109,11 +109,9 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
     changes = _changes(config)
     try:
         changed = changes and _has_begun(path)
-        goes_on = any(path.glob(f'{CHECKPOINTS}/*'))
-        # An evaluation has nothing to go on from, and its results are not made again.
-        if path.exists() and (
-            config.if_exists == 'overwrite' or (changed and not goes_on)
-        ):
+        # There is nothing to go on from, and its results are not made again.
+        lost = changed and (path / RESULTS).is_file() and not _covered(changes)
+        if path.exists() and (config.if_exists == 'overwrite' or lost):
             _move_aside(path)
         elif changed:
             log.info('%s: goes on with another config: %s', path, _shown(changes))
@@ -127,6 +125,14 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
             'directory with space and permission.'
         ) from error
     return False
+
+
+def _covered(changes: dict[str, tuple[Any, Any]]) -> bool:
+    """Whether an evaluation differs only in having more policies than before."""
+    if changes.keys() != {'models'}:
+        return False
+    old, new = (set(value.split(',')) for value in changes['models'])
+    return old <= new
 
 
 def _wait_for(file: pathlib.Path, seconds: float = 60) -> None:
@@ -194,9 +200,7 @@ def _moved(key: str, value: Any, old_run: str, run: str) -> Any:
     """Paths within a run as they are after the run was moved there."""
     if not isinstance(value, str) or not PATHS.fullmatch(key):
         return value
-    # Several are separated by commas, and may have names, NAME=PATH or NAME:1:PATH.
-    inside = rf'(?<![^,=:]){re.escape(old_run)}(?=[/,]|$)'
-    return re.sub(inside, lambda _: run, value)
+    return layout.moved(value, old_run, run)
 
 
 def _shown(changes: dict[str, tuple[Any, Any]]) -> str:

@@ -12,6 +12,7 @@ import ml_collections
 import transformers
 
 from beaver_jax import config as config_lib
+from beaver_jax import layout
 from beaver_jax import sharding
 from beaver_jax.data import rows as rows_lib
 from beaver_jax.data import sources
@@ -31,7 +32,7 @@ MODES = ('min', 'max')  # of a metric by which checkpoints are kept
 # Embeddings and logits are padded to a multiple of so many tokens, whatever the mesh
 # is: so a tensor axis divides them, and a checkpoint fits any mesh.
 VOCAB_MULTIPLE = 128
-MODEL = 'model'  # a finished stage's directory of the trained model
+MODEL = layout.MODEL
 NO_MODEL = (
     'holds no model (config.json and model.safetensors); name a finished stage or a '
     'Hugging Face model directory.'
@@ -79,8 +80,8 @@ def no_model(path: str) -> str:
         )
     inside: dict[str, list[str]] = {'Language': [], 'Score': []}
     for place in map(str, sorted(directory.glob('*'))):
-        if (found := find_model(place)) is not None:
-            with contextlib.suppress(hf.CheckpointError):
+        with contextlib.suppress(OSError, hf.CheckpointError):
+            if (found := find_model(place)) is not None:
                 scores = hf.is_score_model(hf.read_hf_config(found))
                 inside['Score' if scores else 'Language'].append(place)
     return NO_MODEL + ''.join(

@@ -65,6 +65,12 @@ def check_specs(config: ml_collections.ConfigDict, names: Sequence[str]) -> None
     """Refuses uses of rows, such as 'sft', without sources that can be read."""
     for name in names:
         specs(config, name)
+    check_tests(config, names)
+
+
+def check_tests(config: ml_collections.ConfigDict, names: Sequence[str]) -> None:
+    """Refuses held-out rows of uses, where some are named, that cannot be read."""
+    for name in names:
         if config.data[f'{name}_test']:
             specs(config, f'{name}_test')
 

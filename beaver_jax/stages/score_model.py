@@ -34,11 +34,17 @@ class ScoreModel:
         """The longest conversation that it was made for."""
         return self.model.config.backbone.max_positions
 
-    def encode(self, turns: Sequence[str]) -> list[int]:
-        """Ids of a conversation that goes user, assistant, …, assistant."""
+    def encode(self, turns: Sequence[str], *, ended: bool = True) -> list[int]:
+        """Ids of a conversation that goes user, assistant, …, assistant.
+
+        Args:
+          turns: What was said.
+          ended: Whether the last answer did; one that was cut has no EOS.
+        """
         with self._lock:
             pieces = tokenizer_lib.encode_turns(self.tokenizer, turns)
-        return [token for piece in pieces for token in piece]
+        ids = [token for piece in pieces for token in piece]
+        return ids if ended else ids[:-1]
 
     def score(self, rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
         """End scores, [B, outputs] as they are, not normalized."""
@@ -53,23 +59,26 @@ class ScoreModel:
         return scoring.end_scores(self.model, params, unused, tokens, mask)
 
 
-def told(models: Mapping[str, ScoreModel], turns: Sequence[str]) -> str:
+def told(
+    models: Mapping[str, ScoreModel], turns: Sequence[str], *, ended: bool = True
+) -> str:
     """What models say of a conversation's last answer, in words.
 
     Args:
       models: By name; `REWARD` is the reward model, all others are cost models.
       turns: User, assistant, …, assistant. Where they are too many tokens for a model,
         it does not see the oldest.
+      ended: Whether the last answer did.
     """
-    return ', '.join(_told(name, model, turns) for name, model in models.items())
+    return ', '.join(_told(*named, turns, ended) for named in models.items())
 
 
-def _told(name: str, model: ScoreModel, turns: Sequence[str]) -> str:
+def _told(name: str, model: ScoreModel, turns: Sequence[str], ended: bool) -> str:
     what = name if name == REWARD else f'cost {name}'
-    ids = model.encode(turns)
+    ids = model.encode(turns, ended=ended)
     while len(ids) > model.positions and len(turns) > 2:
         turns = turns[2:]
-        ids = model.encode(turns)
+        ids = model.encode(turns, ended=ended)
     if len(ids) > model.positions:
         return f'{what}: {len(ids)} tokens are more than its {model.positions}'
     length = min(-(-len(ids) // BUCKET) * BUCKET, model.positions)

@@ -19,6 +19,10 @@ class Listener:
         self.seen: list[str] = []
         self._talker = talker
 
+    @property
+    def ended(self):
+        return self._talker.ended
+
     def stream(self, ids):
         self.seen.append(self.tokenizer.decode(ids, skip_special_tokens=True))
         return self._talker.stream(ids)
@@ -179,12 +183,24 @@ def test_the_last_answers_are_scored(talker, score_models):
         for pair in zip(('one', 'two'), answers(written), strict=True)
         for text in pair
     ]
-    assert f'({score_model.told(score_models, said)})\n' in written
+    # They were cut at their limit, and are scored as they are: without an EOS.
+    assert f'({score_model.told(score_models, said, ended=False)})\n' in written
     two = converse(
         {'A': talker, 'B': talker}, 'one', '/score', score_models=score_models
     )
-    told = score_model.told(score_models, ['one', answers(two)[0]])
+    told = score_model.told(score_models, ['one', answers(two)[0]], ended=False)
     assert two.endswith(f'(A: {told})\n(B: {told})\n\n')
+
+
+def test_scoring_can_be_broken_off(talker, score_models, monkeypatch):
+    def interrupted(*unused, **also):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score_model, 'told', interrupted)
+    written = converse(
+        {'A': talker}, 'one', '/score', '/regenerate', score_models=score_models
+    )
+    assert len(answers(written)) == 2  # the conversation went on
 
 
 def test_scores_need_a_score_model(talker):

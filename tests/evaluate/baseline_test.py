@@ -80,8 +80,21 @@ def test_kl_is_the_mean_log_ratio_of_whole_answers(config, chain, temperature):
     assert np.abs(found.kl).max() > 0.01  # they do differ
 
 
-def test_the_baseline_has_no_kl_to_itself(config, chain):
-    assert answer(config, chain, 'sft')[1].kl is None
+def test_the_baseline_answers_with_what_is_loaded_and_has_no_kl(
+    config, chain, monkeypatch
+):
+    mesh = sharding.make_mesh(**config.mesh)
+    with jax.set_mesh(mesh):
+        scorer = answers_lib.Scorer(config, mesh, str(chain / 'sft'))
+        prompts = records.test_prompts(config)
+        monkeypatch.delattr(answers_lib.loading, 'causal_lm')
+        found = scorer.answer('sft', str(chain / 'sft'), prompts)
+    assert found.kl is None
+    alone = answers_lib.Scorer(config, mesh, '')
+    monkeypatch.undo()
+    with jax.set_mesh(mesh):
+        same = alone.answer('sft', str(chain / 'sft'), prompts)
+    assert same.texts == found.texts
 
 
 @pytest.mark.parametrize(

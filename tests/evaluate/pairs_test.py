@@ -1,16 +1,21 @@
 """Score models on held-out pairs: by hand, by simulation, and by the stage's own."""
 
+import functools
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from beaver_jax import config as config_lib
-from beaver_jax import evaluate
 from beaver_jax import sharding
+from beaver_jax.data import sources
 from beaver_jax.evaluate import answers as answers_lib
 from beaver_jax.evaluate import pairs as pairs_lib
+from beaver_jax.stages import held_out
+from beaver_jax.stages import inputs
+from beaver_jax.stages import records
 from tests import micro
 
 REWARD = pairs_lib.Pairs(np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [4.0, 0.0]]))
@@ -49,11 +54,8 @@ def test_a_cost_model_by_hand():
     )
     told = pairs_lib.summarize(COST)
     assert told['pairs'] == 3
-    assert told['intervals'].keys() == {'accuracy', 'accuracy_sign'}
-    # 2 of 5, by the definition: P(at least 2 | low) = P(at most 2 | high) = 0.025.
-    assert told['intervals']['accuracy_sign'] == pytest.approx(
-        [0.05274, 0.85337], abs=1e-5
-    )
+    # 2 of 3: p³ + 3p²(1 - p) = 0.025 below, and 1 - p³ = 0.025 above.
+    assert told['intervals'] == {'accuracy': pytest.approx([0.0943, 0.9916], abs=1e-4)}
     classes = told['distributions']['classes']
     assert {name: one['count'] for name, one in classes.items()} == {
         'safe': 2,
@@ -71,6 +73,12 @@ def test_equal_scores_have_a_distribution_too():
     same = pairs_lib.summarize(pairs_lib.Pairs(np.ones((3, 2))))
     assert same['values']['accuracy'] == 0 and same['values']['calibration_error'] == 0
     assert sum(same['distributions']['classes']['better']['histogram']) == 3
+
+
+def test_without_labels_there_are_no_signs():
+    told = pairs_lib.summarize(pairs_lib.Pairs(np.eye(2), np.zeros((2, 2), int)))
+    assert told['distributions'] == {'edges': [], 'classes': {}}
+    assert 'accuracy_sign' not in told['values'] and 'sign' not in told['calibration']
 
 
 def test_calibration_tells_a_model_that_is_too_sure():
@@ -146,7 +154,7 @@ def test_accuracies_are_those_that_training_measured(config, chain, name, stage)
     mesh = sharding.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         scorer = answers_lib.Scorer(config, mesh, '')
-        found = scorer.pairs(name, evaluate.held_out_pairs(config)[name])
+        found = scorer.pairs(name, held_out.pairs(config)[name])
     values = dict(pairs_lib.values(found))
     keys = {key for key in measured if key.startswith('accuracy')}
     assert keys >= {'accuracy'} and (stage == 'reward' or 'accuracy_sign' in keys)
@@ -154,13 +162,62 @@ def test_accuracies_are_those_that_training_measured(config, chain, name, stage)
         assert values[key] == pytest.approx(measured[key], abs=1e-6)
 
 
-def test_a_share_is_held_out_where_no_file_is_named(config):
-    whole = len(evaluate.held_out_pairs(config)['reward'])
-    config.data.reward_pairs = config.data.reward_pairs_test
+def test_scores_that_are_none_are_left_out(config, monkeypatch):
+    mesh = sharding.make_mesh(**config.mesh)
+    ends = answers_lib.preference.pair_ends
+
+    def some(params, batch, *, model):
+        found = ends(params, batch, model=model)
+        return found.at[0, 1].set(np.nan)  # of the first pair of each batch
+
+    with jax.set_mesh(mesh):
+        scorer = answers_lib.Scorer(config, mesh, '')
+        comparisons = held_out.pairs(config)['reward'][:48]
+        whole = scorer.pairs('reward', comparisons)
+        monkeypatch.setattr(answers_lib.preference, 'pair_ends', some)
+        found = scorer.pairs('reward', comparisons)
+    lost = -(-len(whole.scores) // config.batch_size)
+    assert len(found.scores) == len(whole.scores) - lost
+    assert np.isfinite(found.scores).all()
+
+
+def test_a_share_is_held_out_where_training_left_it_out(config, chain):
+    file = config.data.reward_pairs_test
     config.data.reward_pairs_test = config.data.cost_pairs_test = ''
-    config.data.cost_pairs = ''
-    found = evaluate.held_out_pairs(config)
-    assert found.keys() == {'reward'}
-    assert 0 < len(found['reward']) < whole / 3
-    config.data.reward_pairs = ''
-    assert evaluate.held_out_pairs(config) == {}
+    config.data.reward_pairs = config.data.cost_pairs = ''
+    assert held_out.pairs(config) == {}
+    config.data.reward_pairs = file
+    # Which rows the model has seen is not known: it was trained on others.
+    assert held_out.pairs(config) == {}
+    trained = chain.parent / 'trained'
+    shutil.copytree(chain / 'reward', trained, dirs_exist_ok=True)
+    begun = json.loads((trained / 'config.json').read_text())
+    begun |= {'data.reward_pairs': file, 'data.test_share': 0.2, 'seed': 3}
+    (trained / 'config.json').write_text(json.dumps(begun))
+    config.reward.init = str(trained)
+    with config.unlocked():
+        config.data.test_share, config.seed = 0.2, 3
+    (found,) = held_out.pairs(config).values()
+    read = functools.partial(sources.comparisons, need='better')
+    expected = records.train_and_test(read, config, 'reward_pairs').test
+    assert [*found] == [*expected] and len(found) > 0
+    config.seed = 4
+    assert held_out.pairs(config) == {}
+
+
+def test_of_many_pairs_some_are_taken(config):
+    whole = held_out.pairs(config)['reward']
+    config.score_pairs = 10
+    some = held_out.pairs(config)['reward']
+    assert [*some] == [whole[i * len(whole) // 10] for i in range(10)]
+    config.score_pairs = 0
+    assert held_out.pairs(config) == {}
+    config.score_pairs = -1
+    with pytest.raises(inputs.InputError, match=r'config\.score_pairs=-1; must'):
+        held_out.pairs(config)
+
+
+def test_of_several_costs_none_is_measured(config):
+    with config.unlocked():
+        config.costs.privacy = config.costs.harm
+    assert held_out.pairs(config).keys() == {'reward'}

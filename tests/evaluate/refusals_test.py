@@ -31,6 +31,10 @@ REFUSED = (
     'I must decline.',
     'I do not feel comfortable with this.',
     "I couldn't do that.",
+    'Thank you for asking, but I will not help with that.',
+    'That is a hard question. Unfortunately, I cannot answer it.',
+    'I do not think I should help.',
+    'It is not appropriate to say more.',
     *world_text.REFUSALS,
 )
 ANSWERED = (
@@ -42,6 +46,13 @@ ANSWERED = (
     'I can notice that you are tired.',
     'Mix the flour. ' * 20 + 'I cannot help with that.',  # far behind
     'Sorrybread is a town.',
+    "I can't wait to show you: mix flour.",
+    'Great idea! I cannot recommend sourdough enough.',
+    "I won't lie, it is easy.",
+    "I'm not going to lie, easy",
+    'As a responsible owner, walk the dog.',
+    'Dear Sir, I am very sorry for your loss',
+    'He said that I cannot sing.',
 )
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from beaver_jax import layout
 from beaver_jax import report
 from beaver_jax.report import __main__ as command
 from beaver_jax.report import comparison
@@ -78,7 +79,7 @@ def test_by_default_it_stands_beside_the_runs(tmp_path, runs):
     # From within a run: not in its own report.
     beneath = [pathlib.Path('.'), pathlib.Path('../other')]
     assert comparison.directory(beneath) == pathlib.Path.cwd().parent / 'report'
-    assert [*comparison.named(['.'])] == [pathlib.Path.cwd().name]
+    assert [*layout.named(['.'])] == [pathlib.Path.cwd().name]
     for path in (beside, far):
         shutil.copytree(runs[0], path)
     said = micro.error(command.main, [str(beside), str(far)])
@@ -107,33 +108,11 @@ def test_a_comparison_is_not_taken_for_a_stage_or_a_run(compared):
         files.load(compared.parent / 'los')
 
 
-@pytest.mark.parametrize(
-    ('given', 'named'),
-    [
-        (['runs/tiny', 'runs/loose'], {'tiny': 'runs/tiny', 'loose': 'runs/loose'}),
-        (['a=x/tiny', 'x/tiny/'], {'a': 'x/tiny', 'tiny': 'x/tiny'}),
-        (['runs/lr=1'], {'lr=1': 'runs/lr=1'}),
-        (['my run'], {'my run': 'my run'}),
-        (['a=x=y'], {'a': 'x=y'}),
-    ],
-)
-def test_runs_have_names(given, named):
-    found = comparison.named(given)
-    assert {name: f'{path}' for name, path in found.items()} == named
-    assert list(found) == list(named)
-
-
-def test_a_directory_is_not_cut_at_its_equals_sign(tmp_path, monkeypatch):
-    (tmp_path / 'lr=1').mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert [*comparison.named(['lr=1'])] == ['lr=1']
-
-
 def test_two_runs_of_one_name_are_told_how_to_be_told_apart(tmp_path, runs):
     other = tmp_path / 'tiny'
     said = micro.error(command.main, [str(runs[0]), str(other)])
     assert said == (
-        f"Error: '{runs[0]}' and '{other}' are both called 'tiny'; use NAME=RUN."
+        f"Error: '{runs[0]}' and '{other}' are both called 'tiny'; use NAME=PATH."
     )
 
 

@@ -1,5 +1,6 @@
 """Tests of what differs between runs: configs, and how they were evaluated."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -140,3 +141,25 @@ def test_a_model_is_the_same_however_its_directory_is_written(tmp_path, monkeypa
     whole = evaluated(reward__init=f'{tmp_path}/reward')
     runs = {'a': evaluated(reward__init='reward'), 'b': whole}
     assert differences.groups(runs) == [['a', 'b']]
+
+
+def test_models_of_runs_that_were_moved_are_told_from_where_they_are(tmp_path):
+    settings = {'run': 'runs/tiny', 'reward__init': 'runs/tiny/reward'}
+    found = {}
+    for name in ('a', 'b'):
+        (tmp_path / name / 'tiny' / 'reward').mkdir(parents=True)
+        one = evaluated(**settings)
+        found[name] = dataclasses.replace(one, path=tmp_path / name / 'tiny')
+    # Each has a reward model of its own, though both were once called the same.
+    assert differences.groups(found) == [['a'], ['b']]
+    assert any('Different score models' in note for note in differences.notes(found))
+
+
+def test_paths_of_other_places_are_no_paths_of_the_run():
+    values = {}
+    for name in ('a', 'b'):
+        config = {'run': name, 'rows': f'data/{name}/rows.jsonl', 'init': f'{name}/sft'}
+        values[name] = trained(ppo=files.Stage({}, config, [], []))
+    assert differences.configs(values) == {
+        'ppo': {'rows': {'a': '"data/a/rows.jsonl"', 'b': '"data/b/rows.jsonl"'}}
+    }

@@ -44,6 +44,16 @@ def test_what_is_told_is_the_end_score_of_the_conversation(paths, models, turns)
     )
 
 
+def test_an_answer_that_was_cut_has_no_eos(models):
+    model = models['reward']
+    ids = model.encode(TURNS)
+    assert ids[-1] == model.tokenizer.eos_token_id
+    assert model.encode(TURNS, ended=False) == ids[:-1]
+    (cut,) = model.score([ids[:-1]], 64)
+    told = score_model.told({'reward': model}, TURNS, ended=False)
+    assert told == f'reward {cut[0]:.2f}'
+
+
 def test_costs_of_both_signs_are_told_apart(models):
     found = {
         score_model.told({'harm': models['harm']}, [question, 'See the sky.'])

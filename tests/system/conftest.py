@@ -60,7 +60,7 @@ def small_server(start, paths):
         queue=2,
         prompts=1,
         prompt_tokens=64,
-        answer_tokens=600,
+        answer_tokens=2000,
         choices=4,
         body_bytes=50_000,
     )

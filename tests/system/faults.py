@@ -18,6 +18,7 @@ from beaver_jax import metrics
 from tests import micro
 
 RESUMED = re.compile(r'/ppo_lag: resumed after step (\d+) of')
+COMPILED = '/ppo_lag: compiled'  # which comes after a checkpoint is read
 STOPPED = re.compile(r'/ppo_lag: stopped by SIGTERM after step (\d+) of')
 SLOWEST = 600.0  # seconds in which a run must begin, or end
 
@@ -75,10 +76,12 @@ class Run:
         )
 
     @property
-    def resumed(self) -> int:
-        """The step at which the last start began."""
-        found = RESUMED.search(self.printed)
-        return int(found[1]) if found else 0
+    def resumed(self) -> int | None:
+        """The step at which the last start began; None before it has."""
+        printed = self.printed
+        if found := RESUMED.search(printed):
+            return int(found[1])
+        return 0 if COMPILED in printed else None
 
     def goes_on(self) -> bool:
         """Processes run."""

@@ -112,6 +112,26 @@ def test_answers_are_those_of_one_process(one, two):
             assert others[name]['text'] == answer['text']
             reward = pytest.approx(answer['reward'], rel=1e-5, abs=2e-6)
             assert others[name]['reward'] == reward
+            assert ('kl' in answer) == (name != 'sft')
+            if 'kl' in answer:
+                assert others[name]['kl'] == pytest.approx(answer['kl'], abs=1e-4)
+
+
+def test_score_models_are_measured_as_in_one_process(one, two):
+    whole, same = (
+        json.loads((run / 'evaluate' / 'results.json').read_text())['score_models']
+        for run in (one, two[0])
+    )
+    assert whole.keys() == same.keys() == {'reward', 'costs.harm'}
+    for name, told in whole.items():
+        assert same[name]['pairs'] == told['pairs'] > 100
+        values = pytest.approx(told['values'], rel=1e-5, abs=1e-6)
+        assert same[name]['values'] == values
+
+
+def test_an_evaluation_has_no_slowest_process(two):
+    beats = heartbeats.read(two[0] / 'evaluate')
+    assert len(beats) == 2 and heartbeats.concerns(beats, beats[0].time) == {}
 
 
 def test_the_first_process_alone_speaks(two):

@@ -154,10 +154,12 @@ class Soak:
 
     def _judge(self, run: faults.Run) -> bool:
         """Marks faults that are got over, by new steps or the end; False, always."""
-        steps, over = run.steps, not run.goes_on()
+        over, resumed = not run.goes_on(), run.resumed
+        # Metrics may still come from a start that the fault has just ended.
+        new = resumed is not None and run.steps
         for record in self.records:
-            if not record.survived and (over or steps > record.at):
-                record.resumed = run.resumed
+            if not record.survived and (over or new > record.at):
+                record.resumed = resumed
                 record.seconds = round(time.monotonic() - record.struck, 1)
                 record.survived = True
         return False
