@@ -110,11 +110,12 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
     try:
         changed = changes and _has_begun(path)
         # There is nothing to go on from, and its results are not made again.
-        lost = changed and (path / RESULTS).is_file() and not _covered(changes)
+        lost = changed and (path / RESULTS).is_file() and not _covered(dict(changes))
         if path.exists() and (config.if_exists == 'overwrite' or lost):
             _move_aside(path)
         elif changed:
-            log.info('%s: goes on with another config: %s', path, _shown(changes))
+            if any(path.glob(f'{CHECKPOINTS}/*')):
+                log.info('%s: goes on with another config: %s', path, _shown(changes))
             for name in (SUMMARY, RESULTS, CARD):
                 (path / name).unlink(missing_ok=True)
         path.mkdir(parents=True, exist_ok=True)
@@ -128,11 +129,10 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
 
 
 def _covered(changes: dict[str, tuple[Any, Any]]) -> bool:
-    """Whether an evaluation differs only in having more policies than before."""
-    if changes.keys() != {'models'}:
-        return False
-    old, new = (set(value.split(',')) for value in changes['models'])
-    return old <= new
+    """Whether an evaluation has only more than before: policies, or costs."""
+    before, now = changes.pop('models', ('', ''))
+    more = set(before.split(',')) <= set(now.split(','))
+    return more and all(old is None for old, _ in changes.values())
 
 
 def _wait_for(file: pathlib.Path, seconds: float = 60) -> None:

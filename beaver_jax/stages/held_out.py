@@ -58,7 +58,7 @@ def _is_held_out(config: ml_collections.ConfigDict, name: str, use: str) -> bool
         return False
     path = pathlib.Path(inputs.scorers(config)[name].init)
     stage = path.parent if path.name == inputs.MODEL else path
-    held = directories.recorded(stage, config.run)
+    held = directories.recorded(stage, str(stage.parent))
     wanted = {
         'stage': use,
         'seed': config.seed,

@@ -181,16 +181,17 @@ def test_scores_that_are_none_are_left_out(config, monkeypatch):
     assert np.isfinite(found.scores).all()
 
 
-def test_a_share_is_held_out_where_training_left_it_out(config, chain):
-    file = config.data.reward_pairs_test
+def test_a_share_is_held_out_where_training_left_it_out(config, chain, tmp_path):
+    file = str(tmp_path / 'pairs.jsonl')
+    shutil.copy(config.data.reward_pairs_test, file)
     config.data.reward_pairs_test = config.data.cost_pairs_test = ''
     config.data.reward_pairs = config.data.cost_pairs = ''
     assert held_out.pairs(config) == {}
     config.data.reward_pairs = file
     # Which rows the model has seen is not known: it was trained on others.
     assert held_out.pairs(config) == {}
-    trained = chain.parent / 'trained'
-    shutil.copytree(chain / 'reward', trained, dirs_exist_ok=True)
+    trained = tmp_path / 'reward'
+    shutil.copytree(chain / 'reward', trained)
     begun = json.loads((trained / 'config.json').read_text())
     begun |= {'data.reward_pairs': file, 'data.test_share': 0.2, 'seed': 3}
     (trained / 'config.json').write_text(json.dumps(begun))

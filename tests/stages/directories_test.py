@@ -111,6 +111,33 @@ def test_resume_goes_on_under_another_config(config):
     assert directories.claim(config)
 
 
+@pytest.mark.parametrize(
+    ('changes', 'aside'),
+    [
+        ({'models': 'b=2,a=1,c=3'}, False),  # more policies
+        ({'cost': 'x'}, False),  # another cost
+        ({'models': 'a=1'}, True),
+        ({'models': 'a=1,b=3'}, True),
+        ({'rate': 0.2}, True),
+        ({'rate': 0.2, 'models': 'a=1,b=2,c=3'}, True),
+    ],
+)
+def test_an_evaluation_that_goes_on_loses_nothing(config, changes, aside):
+    with config.unlocked():
+        config.stage, config.models, config.if_exists = 'evaluate', 'a=1,b=2', 'resume'
+    assert not directories.claim(config)
+    path = directories.directory(config)
+    (path / directories.RESULTS).write_text('{"old": 1}')
+    with config.unlocked():
+        config.update(changes)
+    assert not directories.claim(config)
+    assert not (path / directories.RESULTS).exists()
+    kept = path.with_name('evaluate.old-1')
+    assert kept.exists() == aside
+    if aside:
+        assert (kept / directories.RESULTS).read_text() == '{"old": 1}'
+
+
 def test_overwrite_moves_aside_and_deletes_nothing(config):
     config.if_exists = 'overwrite'
     for _ in range(3):
