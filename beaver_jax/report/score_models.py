@@ -36,7 +36,7 @@ def _calibration(measured: Mapping[str, Any]) -> plots.Chart:
             label = summary.score_model(name) + (', sign' if kind == 'sign' else '')
             line = '--' if kind == 'sign' else '-'
             axes.plot(said, found, line, color=color, marker=marker, ms=4, label=label)
-    plots.legend(axes)
+    plots.legend(axes, columns=2)
     return plots.Chart('calibration', 'models', CALIBRATED, figure)
 
 
