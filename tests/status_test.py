@@ -170,6 +170,13 @@ def test_an_evaluation_gives_signs_of_life_as_others_do(tmp_path):
     assert read(tmp_path).state == status.STARTING
     made.beat(at=NOW - 1)
     assert read(tmp_path).state == status.RUNNING
+    made._write(layout.RESULTS, '{}', NOW - 0.5)
+    assert read(tmp_path).state == status.DONE
+    # It is made anew, and the old results are still there.
+    made.beat(at=NOW - 0.2)
+    assert read(tmp_path).state == status.RUNNING
+    made.beat(at=NOW - 0.1, doing=heartbeats.ENDED)
+    assert read(tmp_path).state == status.DONE
 
 
 @pytest.mark.parametrize('seconds', ['abc', '0', '-1', 'nan', 'inf'])

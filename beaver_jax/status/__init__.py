@@ -109,7 +109,7 @@ def stage(directory: pathlib.Path, now: float) -> Stage:
     begun = (directory / layout.CONFIG).stat().st_mtime  # written by every start
     beats = heartbeats.read(directory, since=begun)
     rows, timings = (_rows(directory / n) for n in (metrics.METRICS, metrics.TIMINGS))
-    done = layout.is_done(directory)
+    done = layout.is_done(directory) and not _again(directory, beats)
     step = max([int(row['step']) for row in rows[-1:]] + [b.step for b in beats] + [0])
     steps = beats[0].steps if beats else (step if done and step else None)
     pace = _median(timings, 'time/step')
@@ -138,6 +138,16 @@ def stage(directory: pathlib.Path, now: float) -> Stage:
         checkpoints=layout.checkpoints(directory),
         processes=beats,
         concerns=concerns,
+    )
+
+
+def _again(directory: pathlib.Path, beats: Sequence[heartbeats.Beat]) -> bool:
+    """Whether an evaluation is made anew, beside what the last one has left."""
+    results = directory / layout.RESULTS
+    over = (heartbeats.ENDED, heartbeats.FAILED)
+    return results.is_file() and any(
+        beat.since > results.stat().st_mtime and beat.doing not in over
+        for beat in beats
     )
 
 
