@@ -89,7 +89,8 @@ def named(given: Sequence[str], default: str | None = None) -> dict[str, str]:
         name, path = (before, behind) if has_name else ('', one)
         own = pathlib.Path(path).absolute()
         own = own.parent if own.name == MODEL else own
-        name = name or (default if default and default not in found else own.name)
+        if not has_name:
+            name = default if default and default not in found else own.name
         if not re.fullmatch(r'[\w.=-]+', name):
             raise ValueError(f'{one!r}: {name!r} cannot be a name; use NAME={path}')
         if name in found:

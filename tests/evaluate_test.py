@@ -290,6 +290,10 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
             'config.max_prompt_length=32 and config.max_response_length=100 are '
             'together more than the 128 positions of before; lower them.',
         ),
+        (
+            {'max_prompt_length': 8},
+            'config.max_prompt_length: max_length=8 leaves no room',
+        ),
         ({'batch_size': 0}, 'config.batch_size=0; must be at least 4.'),
         ({'benign': 'odd'}, "config.benign='odd': no prompt is of the category 'odd'"),
         ({'data.prompts_test': 'no.jsonl'}, "No file 'no.jsonl'; check the path."),
@@ -301,3 +305,28 @@ def test_bad_input(changes, expected, configs, overrides, monkeypatch):
     argv = micro.arguments(configs, 'evaluate', overrides | changes)
     assert expected in micro.error(command.main, argv)
     assert not (overrides['run'] / 'evaluate').exists()
+
+
+def test_a_score_model_does_not_answer(chain, configs, overrides, monkeypatch):
+    monkeypatch.delattr(evaluate.answers_lib, 'Scorer')
+    changes = {'models': f'before={chain}/sft,after={chain}/reward'}
+    argv = micro.arguments(configs, 'evaluate', overrides | changes)
+    line = micro.error(command.main, argv)
+    assert f"config.models.after='{chain}/reward' is a score model; name a" in line
+
+
+def test_prompts_that_are_not_asked_are_counted(configs, overrides, tmp_path, capsys):
+    with open(overrides['data.prompts_test']) as lines:
+        rows = [json.loads(next(lines)) for _ in range(4)]
+    long = {'prompt': 'So, how ' + 'do I ' * 60 + 'make bread?'}
+    file = micro.write_rows(
+        tmp_path / 'rows.jsonl', [*rows, rows[0], {'prompt': 3}, 'nonsense', long]
+    )
+    results, kept = run(configs, overrides | {'data.prompts_test': file})
+    assert len(kept) == 5
+    data = results['data']
+    assert (data['read'], data['kept'], data['duplicate_prompt']) == (8, 5, 1)
+    assert data['bad_field'] == data['not_json'] == 1
+    log = capsys.readouterr().err
+    assert 'evaluate: data: 8 rows read, 5 usable, 1 prompts that were there' in log
+    assert 'evaluate: before: 1 prompts are shortened to max_prompt_length' in log

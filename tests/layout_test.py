@@ -34,6 +34,8 @@ def test_what_is_a_name_and_what_a_path(given, named):
 def test_names_that_are_none():
     with pytest.raises(ValueError, match="'my run' cannot be a name; use NAME=my run"):
         layout.named(['my run'])
+    with pytest.raises(ValueError, match="'' cannot be a name; use NAME=x"):
+        layout.named(['=x'])
     with pytest.raises(ValueError, match="'a/x' and 'b/x' are both called 'x'"):
         layout.named(['a/x', 'b/x'])
 

@@ -1,4 +1,4 @@
-"""Talks with models in the terminal, streaming.
+r"""Talks with models in the terminal, streaming.
 
     python -m beaver_jax.chat runs/tiny/ppo_lag
     python -m beaver_jax.chat MODEL --temperature 0 --prompt "How do I bake bread?"

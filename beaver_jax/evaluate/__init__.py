@@ -58,7 +58,9 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         answers_lib.check(config, name, path)
     judging.check(config)
     records.prepare_world(config)
-    prompts = records.test_prompts(config)
+    counts = sources.Counts()
+    prompts = records.test_prompts(config, counts)
+    data = records.tell('evaluate', counts)
     benign = benign_prompts(config, prompts)
     comparisons = held_out.pairs(config)
     others = len(paths) > 1
@@ -89,7 +91,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         results = summarize(found, config.baseline)
         groups = [prompt.category for prompt in prompts]
         results['categories'] = categories.summarize(found, config.baseline, groups)
-        results['score_models'] = score_models
+        results['score_models'], results['data'] = score_models, data
         if jax.process_index() == 0:
             _write(directory, results, samples(found, prompts))
             # A judge may refuse at any time, which costs no more than its own results.

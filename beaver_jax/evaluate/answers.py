@@ -44,11 +44,19 @@ def check(config: ml_collections.ConfigDict, name: str, path: str) -> None:
         are missing or cannot read its answers.
     """
     directory = inputs.model_directory(f'models.{name}', path)
+    if hf.is_score_model(hf.read_hf_config(directory)):
+        raise inputs.InputError(
+            f'config.models.{name}={path!r} is a score model; name a language model.'
+        )
     decoder = hf.backbone_config(directory)
     ppo_settings.check_lengths(config, decoder, name)
     inputs.check_template(config, path)
     tokenizer = inputs.load_tokenizer(f'models.{name}', path, config.data.template)
     inputs.check_tokenizer(tokenizer, decoder, f'config.models.{name}')
+    try:
+        tokenizer_lib.shorten(tokenizer, ('?',), max_length=config.max_prompt_length)
+    except ValueError as error:
+        raise inputs.InputError(f'config.max_prompt_length: {error}') from error
     bridge.announce(bridge.readers(config, tokenizer), name)
 
 
@@ -119,6 +127,7 @@ class Scorer:
             eos_ids=(tokenizer.eos_token_id,),
             pad_id=tokenizer.pad_token_id,
         )
+        counts = sources.Counts()
         dataset = batches.prompts(
             prompts,
             tokenizer,
@@ -127,7 +136,12 @@ class Scorer:
             shard=inputs.process_shard(self._mesh),
             once=True,
             workers=config.data.workers,
+            counts=counts,
         )
+        if cut := counts['shortened_prompt']:
+            log.info(
+                'evaluate: %s: %d prompts are shortened to max_prompt_length', name, cut
+            )
         views_of = bridge.make(
             self._mesh,
             tokenizer,

@@ -40,7 +40,7 @@ def render(
             + markup.table(summaries.ratings(summary)),
         ),
         ('Wins, by who is safe', _cross_tables(run)),
-        ('By a judge and by category', markup.titled(judged.tables(summary))),
+        ('By a judge, by category', markup.titled(judged.tables(summary))),
         ('Answers before and after', markup.charts(drawn, 'policies')),
         (
             'Reinforcement learning',
@@ -48,7 +48,7 @@ def render(
             + markup.table(summaries.multipliers(summary)),
         ),
         (
-            'Supervised stages',
+            'Score models, supervised stages',
             markup.table(summaries.score_models(summary))
             + markup.charts(drawn, 'models'),
         ),
@@ -160,10 +160,12 @@ def _samples(run: files.Run) -> str:
 
 
 def _configs(run: files.Run) -> str:
+    configs = {name: stage.config for name, stage in run.stages.items()}
+    configs['evaluation'] = run.evaluation
     return ''.join(
         f'<details><summary>{html.escape(summaries.label(name))}</summary>'
-        f'<pre>{html.escape(json.dumps(stage.config, indent=2, ensure_ascii=False))}'
+        f'<pre>{html.escape(json.dumps(config, indent=2, ensure_ascii=False))}'
         f'</pre></details>'
-        for name, stage in run.stages.items()
-        if stage.config
+        for name, config in configs.items()
+        if config
     )

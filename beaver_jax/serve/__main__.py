@@ -1,4 +1,4 @@
-"""Serves models over HTTP, in the shapes of OpenAI's API.
+r"""Serves models over HTTP, in the shapes of OpenAI's API.
 
     python -m beaver_jax.serve runs/tiny/ppo_lag
     python -m beaver_jax.serve sft=runs/tiny/sft ppo=runs/tiny/ppo \

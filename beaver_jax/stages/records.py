@@ -75,15 +75,21 @@ def check_tests(config: ml_collections.ConfigDict, names: Sequence[str]) -> None
             specs(config, f'{name}_test')
 
 
-def test_prompts(config: ml_collections.ConfigDict) -> store.Stored[sources.Prompt]:
+def test_prompts(
+    config: ml_collections.ConfigDict, counts: sources.Counts | None = None
+) -> store.Stored[sources.Prompt]:
     """Prompts of config.data.prompts_test, or those held out of config.data.prompts.
+
+    Args:
+      config: Of the stage.
+      counts: Gets what became of the rows.
 
     Raises:
       inputs.InputError: There are none.
     """
     data = config.data
     read = functools.partial(
-        sources.prompts, on_bad_row=data.on_bad_row, seed=config.seed
+        sources.prompts, on_bad_row=data.on_bad_row, seed=config.seed, counts=counts
     )
     if data.prompts_test or not data.prompts:
         return read(specs(config, 'prompts_test'))
@@ -93,6 +99,8 @@ def test_prompts(config: ml_collections.ConfigDict) -> store.Stored[sources.Prom
             'config.data.prompts_test is empty and config.data.test_share=0; name '
             'prompts to evaluate on, or hold out a share.'
         )
+    if counts is not None:
+        counts['held_out'] = len(test)
     return test
 
 
@@ -202,10 +210,7 @@ def log_counts(
     Returns:
       The counts that are not 0.
     """
-    order = list(rows_lib.COUNTED).index
-    keys = sorted((key for key in counts if counts[key]), key=order)
-    told = ', '.join(f'{counts[key]:,} {rows_lib.COUNTED[key]}' for key in keys)
-    log.info('%s: data: %s', config.stage, told)
+    found = tell(config.stage, counts)
     values, rows = config_lib.flatten(config), counts['examples']
     sequences = counts['packed'] or rows
     if sequences < values[batch] and not bucketed:
@@ -235,4 +240,13 @@ def log_counts(
                 '%s: %d %s, of %d rows: is the limit too low?',
                 *(config.stage, counts[key], rows_lib.COUNTED[key], whole),
             )
+    return found
+
+
+def tell(stage: str, counts: sources.Counts) -> dict[str, int]:
+    """Says what became of the rows; returns the counts that are not 0."""
+    order = list(rows_lib.COUNTED).index
+    keys = sorted((key for key in counts if counts[key]), key=order)
+    told = ', '.join(f'{counts[key]:,} {rows_lib.COUNTED[key]}' for key in keys)
+    log.info('%s: data: %s', stage, told)
     return {key: counts[key] for key in keys}
