@@ -121,7 +121,7 @@ def label(run: str, policy: str) -> str:
 def policies(summary: Mapping[str, Any]) -> summaries.Table:
     """What was measured of each policy of each run, and who is on the front."""
     measured = {
-        (name, policy): run[policy]
+        (name, policy): summaries.told(run, policy)
         for name, run in summary['runs'].items()
         for policy in run.get('policies', [])
     }

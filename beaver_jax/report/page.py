@@ -104,6 +104,7 @@ def _bars(
     for name, value in values.items():
         left = 100 * (min(value, 0.0) - low) / span
         width = 100 * abs(value) / span
+        zero = f'<s style="left:{-100 * low / span:.2f}%"></s>' if low < 0 else ''
         whisker, said = '', ''
         if name in intervals:
             begin, end = (100 * (x - low) / span for x in intervals[name])
@@ -112,7 +113,7 @@ def _bars(
         bars.append(
             f'<div class="bar"{said}><span>{_dotted(name)}</span><span class="track">'
             f'<i style="margin-left:{left:.2f}%;width:{width:.2f}%;'
-            f'background:{style.look(name)[0]}"></i>{whisker}</span>'
+            f'background:{style.look(name)[0]}"></i>{zero}{whisker}</span>'
             f'<b>{summaries.figure(value, share)}</b></div>'
         )
     return ''.join(bars)

@@ -98,6 +98,8 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .track { background: var(--wash); border-radius: 4px; height: 0.7rem;
   position: relative; }
 .track u { position: absolute; top: 50%; border-top: 1.5px solid var(--ink); }
+.track s { position: absolute; top: -0.2rem; bottom: -0.2rem; width: 0;
+  border-left: 1.5px solid var(--soft); }
 .track i { display: block; height: 100%; border-radius: 4px; min-width: 2px; }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; }

@@ -15,7 +15,10 @@ POLICY_COLUMNS = (
     ('cost', 'cost', False),
     ('safe_rate', 'safe', True),
     ('win_rate', 'wins', True),
+    ('tie_rate', 'ties', True),
 )
+# Of a policy against the baseline: of the baseline they say nothing.
+AGAINST = ('win_rate', 'tie_rate')
 _KEYS = {key for key, _, _ in POLICY_COLUMNS}
 ANSWER_COLUMNS = (
     ('refusal_rate', 'refuse', True),
@@ -205,10 +208,22 @@ def _by_policy(
     """A row a policy, with (key, heading, whether it is a share) as columns."""
     intervals = summary.get('intervals', {})
     rows = [
-        [label(name), *_cells(columns, summary[name], intervals.get(name, {}))]
+        [
+            label(name),
+            *_cells(columns, told(summary, name), intervals.get(name, {})),
+        ]
         for name in summary.get('policies', [])
     ]
     return Table(title, ['policy', *(heading for _, heading, _ in columns)], rows)
+
+
+def told(summary: Mapping[str, Any], policy: str) -> dict[str, Any]:
+    """What is shown of a policy's figures."""
+    values = dict(summary[policy])
+    if policy == summary.get('baseline'):
+        for key in AGAINST:
+            values.pop(key, None)
+    return values
 
 
 def _cells(
