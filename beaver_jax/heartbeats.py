@@ -29,6 +29,7 @@ READING, COMPILING, COMPUTING, SAVING, FINISHING, ENDED, FAILED = (
     'ended',
     'failed',
 )
+LINE = 500  # characters of an error, at most
 # Nobody waits for a process that does this.
 _TOGETHER = (COMPUTING, FINISHING, ENDED, FAILED)
 
@@ -49,6 +50,7 @@ class Beat:
       every: Seconds between such times.
       own: Mean seconds of a step in which it is not part of the computation.
       pace: Mean seconds of a step.
+      error: What it ended with, in a line, if it failed.
     """
 
     process: int
@@ -62,6 +64,7 @@ class Beat:
     every: float
     own: float = 0.0
     pace: float = 0.0
+    error: str = ''
 
     @property
     def name(self) -> str:
@@ -117,8 +120,17 @@ class Heart:
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
-        self.does(FAILED if kind and not issubclass(kind, SystemExit) else ENDED)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        *unused: object,
+    ) -> None:
+        failed = kind is not None and not issubclass(kind, SystemExit)
+        if kind is not None and failed:
+            line = next(iter(str(error).splitlines()), '') or kind.__name__
+            self._beat = dataclasses.replace(self._beat, error=line[:LINE])
+        self.does(FAILED if failed else ENDED)
         self._over.set()
         if self._beat.every:
             self._thread.join()

@@ -125,18 +125,21 @@ def test_a_heart_says_where_it_is_and_that_it_has_ended(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('error', 'doing'),
+    ('error', 'doing', 'told'),
     [
-        (SystemExit(143), heartbeats.ENDED),  # SIGTERM, after it was saved
-        (RuntimeError(), heartbeats.FAILED),
-        (KeyboardInterrupt(), heartbeats.FAILED),
+        (SystemExit(143), heartbeats.ENDED, ''),  # SIGTERM, after it was saved
+        (ValueError('config.x=1\nis wrong'), heartbeats.FAILED, 'config.x=1'),
+        (ValueError('x' * 900), heartbeats.FAILED, 'x' * 500),
+        (RuntimeError(), heartbeats.FAILED, 'RuntimeError'),
+        (KeyboardInterrupt(), heartbeats.FAILED, 'KeyboardInterrupt'),
     ],
+    ids=repr,
 )
-def test_what_ends_a_heart(error, doing, tmp_path):
+def test_what_ends_a_heart(error, doing, told, tmp_path):
     with pytest.raises(type(error)), heart(tmp_path):
         raise error
     (last,) = heartbeats.read(tmp_path)
-    assert last.doing == doing
+    assert (last.doing, last.error) == (doing, told)
 
 
 def test_a_heart_beats_by_itself(tmp_path):

@@ -106,7 +106,11 @@ def test_a_stage_that_is_done(tmp_path):
 @pytest.mark.parametrize(
     ('beat', 'state', 'concern'),
     [
-        ({'doing': 'failed'}, 'failed', 'process 0 (a) ended with an error'),
+        (
+            {'doing': 'failed', 'error': 'no room'},
+            'failed',
+            'process 0 (a) ended with an error: no room',
+        ),
         ({'doing': 'ended'}, 'stopped', 'stopped before its end'),
         # 950 + 3·10 + 10 = 990.
         ({'at': 950.0}, 'silent', 'process 0 (a) has not been heard of for 50 s'),

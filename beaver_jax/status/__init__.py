@@ -169,8 +169,9 @@ def _state(
             'silent': f'nothing has been heard of since the start {age:.0f} s ago'
         }
     if heartbeats.FAILED in doing:
-        names = ', '.join(b.name for b in beats if b.doing == heartbeats.FAILED)
-        return FAILED, {'failed': f'{names} ended with an error, which its log tells'}
+        failed = [beat for beat in beats if beat.doing == heartbeats.FAILED]
+        names = ', '.join(beat.name for beat in failed)
+        return FAILED, {'failed': f'{names} ended with an error: {failed[0].error}'}
     concerns = heartbeats.concerns(beats, now)
     if any(beat.silent(now) for beat in beats):
         return SILENT, concerns
