@@ -22,6 +22,9 @@ from beaver_jax.stages import command_line
 from beaver_jax.stages import inputs
 
 log = logging.getLogger('beaver_jax.serve')
+# Seconds until an idle connection is closed: later than clients close theirs (5 for
+# httpx, 15 for aiohttp), which else may send a request to a server that hangs up.
+KEEP_ALIVE = 75
 LOCAL_HOSTS = ('127.0.0.1', 'localhost', '::1')
 
 
@@ -66,6 +69,7 @@ def serve(arguments: argparse.Namespace) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
+        timeout_keep_alive=KEEP_ALIVE,
     )
     where = f'http://{arguments.host}:{sockets[0].getsockname()[1]}'
     log.info('serve: %s on %s', ', '.join(served.models), where)

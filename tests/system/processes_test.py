@@ -186,6 +186,8 @@ def test_evaluation_writes_once(two, tmp_path):
         'run': run,
         'models': f'sft={two[0] / "sft"}',
         'data.prompts_test': two[0] / 'world' / 'prompts_test.jsonl',
+        'data.reward_pairs_test': two[0] / 'world' / 'pairs_test.jsonl',
+        'data.cost_pairs_test': '',
         'data.world': False,
         'reward.init': two[0] / 'reward',
         'costs.harm.init': two[0] / 'cost',
