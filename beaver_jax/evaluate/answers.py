@@ -44,10 +44,7 @@ def check(config: ml_collections.ConfigDict, name: str, path: str) -> None:
         are missing or cannot read its answers.
     """
     directory = inputs.model_directory(f'models.{name}', path)
-    if hf.is_score_model(hf.read_hf_config(directory)):
-        raise inputs.InputError(
-            f'config.models.{name}={path!r} is a score model; name a language model.'
-        )
+    inputs.check_kind(f'config.models.{name}={path!r}', directory)
     decoder = hf.backbone_config(directory)
     ppo_settings.check_lengths(config, decoder, name)
     inputs.check_template(config, path)
@@ -181,22 +178,22 @@ class Scorer:
         config, one = self._config, self._scorers[name]
         section = inputs.scorers(config)[name]
         tokenizer = inputs.load_tokenizer(f'{name}.init', section.init)
-        make = functools.partial(
-            batches.pairs,
-            comparisons,
-            tokenizer,
-            preferred='better' if name == 'reward' else 'safer',
-            batch_size=config.batch_size,
-            shard=inputs.process_shard(self._mesh),
-            once=True,
-            workers=config.data.workers,
-        )
         counts = sources.Counts()
         longest = config.max_prompt_length + config.max_response_length
         most = min(
             section.max_length or 2 * longest, one.model.config.backbone.max_positions
         )
-        make(max_length=most, counts=counts)
+        dataset = batches.pairs(
+            comparisons,
+            tokenizer,
+            preferred='better' if name == 'reward' else 'safer',
+            max_length=most,
+            batch_size=config.batch_size,
+            shard=inputs.process_shard(self._mesh),
+            once=True,
+            counts=counts,
+            workers=config.data.workers,
+        )
         log.info(
             'evaluate: %s on %d pairs; %d more are alike within %d tokens, and %d '
             'responses are cut to that',
@@ -204,10 +201,13 @@ class Scorer:
             counts['cut_response'],
         )
         # Most pairs are much shorter than they may be, and padding is computed.
-        dataset = make(max_length=min(most, -(-counts['longest'] // 32) * 32))
+        width = min(most, -(-counts['longest'] // 32) * 32)
         ends_of = jax.jit(functools.partial(preference.pair_ends, model=one.model))
         parts = []
         for batch in dataset:
+            batch = batch.replace(
+                tokens=batch.tokens[..., :width], mask=batch.mask[..., :width]
+            )
             batch = sharding.put_batch(self._mesh, batch)
             ends = ends_of(one.held.params, batch)[..., section.output]
             parts.append(

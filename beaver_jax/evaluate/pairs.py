@@ -48,23 +48,15 @@ class Pairs:
         return {'safe': costs[~unsafe], 'unsafe': costs[unsafe]}
 
 
-def verdicts(pairs: Pairs) -> Iterator[tuple[str, np.ndarray]]:
-    """What the model has right, bool: of pairs their order, of costs the sign."""
-    yield 'accuracy', pairs.margins > 0
-    costs, unsafe = pairs.labelled
-    if costs.size:
-        yield 'accuracy_sign', np.where(unsafe, costs > 0, costs < 0)
-
-
 def values(pairs: Pairs) -> Iterator[tuple[str, float]]:
     """Accuracies, log losses in nats, and expected calibration errors."""
-    for name, hits in verdicts(pairs):
-        yield name, float(np.mean(hits))
     margins = pairs.margins
+    yield 'accuracy', float(np.mean(margins > 0))
     yield 'log_loss', float(np.mean(np.logaddexp(0, -margins)))
     yield 'calibration_error', _error(order_calibration(pairs))
     costs, unsafe = pairs.labelled
     if costs.size:
+        yield 'accuracy_sign', float(np.mean(np.where(unsafe, costs > 0, costs < 0)))
         losses = np.logaddexp(0, np.where(unsafe, -costs, costs))
         yield 'log_loss_sign', float(np.mean(losses))
         yield 'calibration_error_sign', _error(sign_calibration(pairs))

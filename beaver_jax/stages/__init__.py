@@ -210,7 +210,7 @@ def evaluation(
 
     Those models score that trained it. Another cost of `evaluate.py` is measured only
     where the run has a model of it, as plain PPO needs none. One that the run holds is
-    made anew, or moved aside if it is of other policies.
+    made anew, or moved aside if the new one does not cover it.
     """
     other = sibling(config, folder, 'evaluate')
     start = pathlib.Path(config.actor.init)

@@ -110,7 +110,7 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
     try:
         changed = changes and _has_begun(path)
         # There is nothing to go on from, and its results are not made again.
-        lost = changed and (path / RESULTS).is_file() and not _covered(dict(changes))
+        lost = changed and (path / RESULTS).is_file() and not _covered(changes)
         if path.exists() and (config.if_exists == 'overwrite' or lost):
             _move_aside(path)
         elif changed:
@@ -130,9 +130,10 @@ def _claim(config: ml_collections.ConfigDict) -> bool:
 
 def _covered(changes: dict[str, tuple[Any, Any]]) -> bool:
     """Whether an evaluation has only more than before: policies, or costs."""
-    before, now = changes.pop('models', ('', ''))
+    before, now = changes.get('models', ('', ''))
     more = set(before.split(',')) <= set(now.split(','))
-    return more and all(old is None for old, _ in changes.values())
+    others = [old for key, (old, _) in changes.items() if key != 'models']
+    return more and all(old is None for old in others)
 
 
 def _wait_for(file: pathlib.Path, seconds: float = 60) -> None:

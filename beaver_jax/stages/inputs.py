@@ -91,6 +91,19 @@ def no_model(path: str) -> str:
     )
 
 
+def check_kind(named: str, directory: pathlib.Path, *, scores: bool = False) -> None:
+    """Refuses a score model where a language model is meant, or the reverse.
+
+    Args:
+      named: What names the model, for messages.
+      directory: Of the model.
+      scores: A score model is meant.
+    """
+    if hf.is_score_model(hf.read_hf_config(directory)) != scores:
+        kinds = ('language model', 'score model')
+        raise InputError(f'{named} is a {kinds[not scores]}; name a {kinds[scores]}.')
+
+
 def _has_weights(directory: pathlib.Path) -> bool:
     return any(directory.glob('*.safetensors')) or any(directory.glob('*.bin'))
 

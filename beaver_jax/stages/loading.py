@@ -83,11 +83,7 @@ def directory(path: str, *, scores: bool = False) -> pathlib.Path:
     found = inputs.find_model(path)
     if found is None:
         raise inputs.InputError(f'{path!r} {inputs.no_model(path)}')
-    if hf.is_score_model(hf.read_hf_config(found)) != scores:
-        kinds = ('language model', 'score model')
-        raise inputs.InputError(
-            f'{path!r} is a {kinds[not scores]}; name a {kinds[scores]}.'
-        )
+    inputs.check_kind(repr(path), found, scores=scores)
     return found
 
 
