@@ -74,7 +74,7 @@ class Shape:
 
 PRESETS = {
     # 6.8 million parameters.
-    'cpu': Shape(4096, 256, 6, 8, 8, 680, rows=32, prompt=64, response=64),
+    'cpu': Shape(4096, 256, 6, 8, 8, 680, rows=32, prompt=64, response=64, chunks=4),
     # As configs/ppo_lag.py:llama-7b, without PTX.
     'llama-7b': Shape(
         32_000,

@@ -12,7 +12,7 @@ from beaver_jax.models import kernels
 from beaver_jax.models import positions
 
 BLOCKS = 4  # of queries, in a pass without a cache
-SHORT = 64  # fewer queries are one block
+SHORTEST = 64  # queries of a block: what shorter ones leave out costs more to cut out
 
 
 class Cache(struct.PyTreeNode):
@@ -212,13 +212,13 @@ def attend(
 def _attend_causal(q, k, v, mask, scale, softcap, bias):
     """By blocks of queries, where these are the keys' tokens.
 
-    A block leaves out the keys after its end: with four blocks three eighths of the
-    work, and what is worked on at a time is nearer to a cache's size.
+    A block leaves out the keys after its end: of four blocks three eighths of the work,
+    and what is worked on at a time is nearer to a cache's size.
     """
     length = q.shape[2]
-    if length != k.shape[2] or length < SHORT:
+    if length != k.shape[2]:
         return _attend_xla(q, k, v, mask, scale, softcap, bias)
-    size = -(-length // BLOCKS)
+    size = max(-(-length // BLOCKS), SHORTEST)
     out = []
     for start in range(0, length, size):
         end = min(start + size, length)
