@@ -178,6 +178,11 @@ def number(value: float | None) -> str:
     return f'{value:,.{3 if size < 10 else 1 if size < 1000 else 0}f}'
 
 
+def counted(count: int, noun: str) -> str:
+    """E.g. '1 prompt', '1,024 prompts'."""
+    return f'{count:,} {noun}{"" if count == 1 else "s"}'
+
+
 def table(
     title: str,
     columns: Sequence[str],

@@ -234,6 +234,9 @@ def test_a_judge_that_refuses_costs_no_answers(configs, overrides):
         assert len(samples.splitlines()) == 96
         stub.status = 0
         results, _ = run(configs, judged)
+        asked = len(stub.calls)
+        assert run(configs, judged)[0] == results  # nothing is left to ask
+        assert len(stub.calls) == asked
     assert results.pop('judge')['calls'] > 0 and results == kept
     assert (directory / 'samples.jsonl').read_text() == samples
 
@@ -245,7 +248,7 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
     line = micro.error(command.main, micro.arguments(configs, 'evaluate', other))
     directory = overrides['run'] / 'evaluate'
     assert line.startswith(
-        f'Error: {directory} holds a run with another config (models'
+        f'Error: {directory} holds an evaluation with another config (models'
     )
     assert micro.snapshot(overrides['run']) == before
     # What cannot go on is not written over.
@@ -257,14 +260,51 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
     } == before
     shutil.rmtree(directory)
     aside.rename(directory)
-    # The same one is made anew, and samples stand beside their prompts.
-    _, again = run(configs, overrides)
-    assert again == rows
     file = few_rows['data.prompts_test']
     with open(file) as lines:
         assert [row['prompt'] for row in rows] == [
             json.loads(x)['prompt'] for x in lines
         ]
+
+
+def test_an_evaluation_is_made_once_of_the_same_models_and_data(
+    chain, configs, overrides, few_rows, tmp_path, monkeypatch, capsys
+):
+    policy, rows = tmp_path / 'policy', tmp_path / 'prompts.jsonl'
+    shutil.copytree(chain / 'ppo_lag' / 'model', policy)
+    shutil.copy(few_rows['data.prompts_test'], rows)
+    overrides |= {
+        'models': f'before={chain}/sft,after={policy}',
+        'data.prompts_test': rows,
+    }
+    directory = overrides['run'] / 'evaluate'
+    results, answers = run(configs, overrides)
+    before = micro.snapshot(overrides['run'])
+    capsys.readouterr()
+    with monkeypatch.context() as context:
+        context.delattr(evaluate.answers_lib, 'Scorer')  # nothing is loaded
+        assert run(configs, overrides) == (results, answers)
+    shown, log = capsys.readouterr()
+    assert 'Policies on 96 held-out prompts' in shown
+    assert f'evaluate: {directory} holds this evaluation already' in log
+    assert micro.snapshot(overrides['run']) == before
+
+    for path in policy.iterdir():  # another model in its place
+        path.unlink()
+    for path in (chain / 'sft' / 'model').iterdir():
+        shutil.copy(path, policy)
+    other, _ = run(configs, overrides)
+    assert other['models']['after']['kl'] == pytest.approx(0, abs=1e-5)
+    aside = [directory.with_name(f'evaluate.old-{i}') for i in (1, 2, 3)]
+    assert json.loads((aside[0] / 'results.json').read_text()) == results
+    assert f'moved aside to {aside[0]}' in capsys.readouterr().err
+
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text(''.join(lines[:40]))  # other prompts in theirs
+    assert run(configs, overrides)[0]['prompts'] < 96
+    assert json.loads((aside[1] / 'results.json').read_text()) == other
+    run(configs, overrides | {'if_exists': 'overwrite'})
+    assert aside[2].is_dir()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ is a judge, `comparisons.jsonl` too.
 """
 
 from collections.abc import Iterator, Sequence
+import csv
 import dataclasses
 import json
 import logging
@@ -29,6 +30,7 @@ from beaver_jax.evaluate import categories
 from beaver_jax.evaluate import evaluators
 from beaver_jax.evaluate import judging
 from beaver_jax.evaluate import pairs as pairs_lib
+from beaver_jax.evaluate import provenance
 from beaver_jax.report import summary as summaries
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import directories
@@ -42,8 +44,9 @@ log = logging.getLogger(__name__)
 def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """Evaluates the policies of a config and returns what results.json holds.
 
-    An evaluation under the same config is made anew; what another one left is kept,
-    as config.if_exists says.
+    One that is finished, under the same config and of the same models and data, is
+    not made again. What another one left is kept, as config.if_exists says; one of
+    other weights or data at the same paths is moved aside.
 
     Raises:
       InputError: A model or file that is missing, no policy to evaluate, or another
@@ -53,7 +56,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     inputs.settle(config)
     check(config, mesh)
     paths = policies(config)
-    directories.check(config)
+    is_done = directories.check(config)
     for name, path in paths.items():
         answers_lib.check(config, name, path)
     judging.check(config)
@@ -63,10 +66,20 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     data = records.tell('evaluate', counts)
     benign = benign_prompts(config, prompts)
     comparisons = held_out.pairs(config)
+    digests = distributed.by_first(provenance.of, config, paths, prompts, comparisons)
+    directory = directories.directory(config)
+    kept = distributed.by_first(_kept, directory) if is_done else {}
+    is_same = kept.get('digests') == digests
+    if is_same and distributed.by_first(judging.is_done, config, paths, kept):
+        log.info(
+            'evaluate: %s holds this evaluation already; --config.if_exists=overwrite '
+            'makes it anew',
+            directory,
+        )
+        return kept
     others = len(paths) > 1
     scorer = answers_lib.Scorer(config, mesh, paths[config.baseline] if others else '')
-    directories.claim(config)
-    directory = directories.directory(config)
+    directories.claim(config, stale=is_done and not is_same)
     with heartbeats.Heart(
         directory,
         place=(jax.process_index(), jax.process_count()),
@@ -91,7 +104,7 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         results = summarize(found, config.baseline)
         groups = [prompt.category for prompt in prompts]
         results['categories'] = categories.summarize(found, config.baseline, groups)
-        results['score_models'], results['data'] = score_models, data
+        results |= {'score_models': score_models, 'data': data, 'digests': digests}
         if jax.process_index() == 0:
             _write(directory, results, samples(found, prompts))
             # A judge may refuse at any time, which costs no more than its own results.
@@ -100,6 +113,10 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
                 metrics_lib.write_json(directory / directories.RESULTS, results)
         distributed.barrier('evaluate is done')
     return results
+
+
+def _kept(directory: pathlib.Path) -> dict[str, Any]:
+    return json.loads((directory / directories.RESULTS).read_text())
 
 
 def _write(
@@ -170,19 +187,28 @@ def benign_prompts(
 ) -> np.ndarray:
     """Which prompts ask for nothing risky, [N] bool: a refusal of them is wrong.
 
+    config.benign names their categories as a row of CSV: one with a comma in it stands
+    in double quotes.
+
     Raises:
       InputError: config.benign names a category that no prompt has.
     """
     if config.data.world and not config.benign:
         return np.array([world.is_benign(one.prompt[-1]) for one in prompts], bool)
-    names = [name.strip() for name in config.benign.split(',') if name.strip()]
+    row = next(csv.reader([config.benign], skipinitialspace=True), [])
+    names = [name.strip() for name in row if name.strip()]
     known = {prompt.category for prompt in prompts}
     if missing := [name for name in names if name not in known]:
         raise inputs.InputError(
             f'config.benign={config.benign!r}: no prompt is of the category '
-            f'{missing[0]!r}; there are: {", ".join(sorted(known - {""})) or "none"}.'
+            f'{missing[0]!r}; there are: {_row(sorted(known - {""})) or "none"}.'
         )
     return np.array([prompt.category in names for prompt in prompts], bool)
+
+
+def _row(names: Sequence[str]) -> str:
+    """Names as config.benign wants them."""
+    return ', '.join(f'"{name}"' if ',' in name else name for name in names)
 
 
 def with_gold(

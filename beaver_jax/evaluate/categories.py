@@ -20,8 +20,8 @@ def summarize(
       categories: N names, '' of a prompt without one.
 
     Returns:
-      {category: {'prompts': number, 'models': {policy: {name: value}}}}; {} where no
-      prompt has a category.
+      {category: {'prompts': number, 'models': {policy: {name: value}}, 'intervals':
+      {policy: {name: [low, high]}} of rates}}; {} where no prompt has a category.
     """
     if not any(categories):
         return {}
@@ -35,6 +35,10 @@ def summarize(
             'models': {
                 name: dict(evaluators.policy(answers))
                 | dict(evaluators.comparison(answers, some[baseline]))
+                for name, answers in some.items()
+            },
+            'intervals': {
+                name: evaluators.rate_intervals(answers, some[baseline])
                 for name, answers in some.items()
             },
         }

@@ -1,6 +1,6 @@
 """The judge of an evaluation: from its config and answers to its results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import json
 import pathlib
 from typing import Any
@@ -24,6 +24,26 @@ def settings(config: ml_collections.ConfigDict) -> judges.Settings:
       InputError: One is out of range.
     """
     return inputs.settings(judges.Settings, 'judge', config.judge)
+
+
+def is_asked(config: ml_collections.ConfigDict, policies: Collection[str]) -> bool:
+    """Whether there is a judge, and something for it to compare."""
+    return settings(config).on and len(policies) > 1
+
+
+def is_done(
+    config: ml_collections.ConfigDict,
+    policies: Collection[str],
+    results: Mapping[str, Any],
+) -> bool:
+    """Whether nothing is left to ask: what has failed is asked again."""
+    if not is_asked(config, policies):
+        return True
+    file = directories.directory(config) / COMPARISONS
+    if 'judge' not in results or not file.is_file():
+        return False
+    with file.open() as lines:
+        return all(json.loads(line)['outcome'] != 'failed' for line in lines)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -54,7 +74,7 @@ def run(
     judge = settings(config)
     file = directories.directory(config) / COMPARISONS
     file.unlink(missing_ok=True)
-    if not judge.on or len(found) < 2:
+    if not is_asked(config, found):
         return {}
     items = [
         judges.Item(

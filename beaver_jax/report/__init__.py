@@ -33,15 +33,15 @@ def write(
 
     Raises:
       FileNotFoundError: There is no such run.
-      ValueError: It holds nothing to report, or a damaged file; or `out` holds
-        something else.
+      ValueError: It holds nothing to report, or a damaged file; or something else is
+        where the report goes.
     """
     # Matplotlib is slow to import, and most commands that may report never do.
     from beaver_jax.report import charts
     from beaver_jax.report import page
 
     read = files.load(pathlib.Path(run))
-    directory = read.path / layout.REPORT if out is None else _free(out)
+    directory = _free(read.path / layout.REPORT if out is None else out)
     summary = metrics.jsonable(summaries.summarize(read))
     drawn = charts.draw(read)
     _save(directory, page.render(read, summary, drawn), drawn, summary)
@@ -118,7 +118,7 @@ def show_comparison(summary: Mapping[str, Any]) -> None:
     """Prints the tables of a comparison's summary, and what to know before."""
     for note in summary['notes']:
         print(note)
-    for table in (comparison.policies(summary), comparison.multipliers(summary)):
+    for table in (*comparison.policies(summary), comparison.multipliers(summary)):
         if table.rows:
             terminal.table(table.title, table.columns, table.rows)
     print(comparison.INTERVALS)

@@ -118,20 +118,33 @@ def label(run: str, policy: str) -> str:
     return f'{run}: {summaries.label(policy)}'
 
 
-def policies(summary: Mapping[str, Any]) -> summaries.Table:
-    """What was measured of each policy of each run, and who is on the front."""
+def policies(summary: Mapping[str, Any]) -> list[summaries.Table]:
+    """What was measured of each policy of each run, and who is on the front.
+
+    Runs that cannot be compared have tables of their own.
+    """
+    groups = summary['comparable']
+    return [
+        _policies(summary, group, f': {", ".join(group)}' if len(groups) > 1 else '')
+        for group in groups
+    ]
+
+
+def _policies(
+    summary: Mapping[str, Any], group: Sequence[str], whose: str
+) -> summaries.Table:
     measured = {
-        (name, policy): summaries.told(run, policy)
-        for name, run in summary['runs'].items()
-        for policy in run.get('policies', [])
+        (name, policy): summaries.told(summary['runs'][name], policy)
+        for name in group
+        for policy in summary['runs'][name]['policies']
     }
-    columns = _columns(summary, {key for row in measured.values() for key in row})
+    columns = _columns(summary, group, {k for row in measured.values() for k in row})
     keys = [key for key in summary['costs'] if summary['fronts'][key]]
     rows = []
     for (name, policy), values in measured.items():
         intervals = summary['runs'][name]['intervals'].get(policy, {})
         cells = [
-            _figure(values.get(key), intervals.get(key), share)
+            summaries.estimate(values.get(key), intervals.get(key), share)
             for key, _, share in columns
         ]
         on = [
@@ -142,14 +155,16 @@ def policies(summary: Mapping[str, Any]) -> summaries.Table:
     several = len(summary['costs']) > 1
     fronts = [f'front, {summary["costs"][k]}' if several else 'front' for k in keys]
     headings = [*fronts, *(heading for _, heading, _ in columns)]
-    return summaries.Table('Policies on held-out prompts', ['policy', *headings], rows)
+    title = f'Policies on held-out prompts{whose}'
+    return summaries.Table(title, ['policy', *headings], rows)
 
 
-def _columns(summary: Mapping[str, Any], keys: set[str]) -> list[tuple[str, str, bool]]:
+def _columns(
+    summary: Mapping[str, Any], group: Sequence[str], keys: set[str]
+) -> list[tuple[str, str, bool]]:
     """Key, heading and whether it is a share, of the figures that there are."""
-    baselines = {
-        run['baseline'] for run in summary['runs'].values() if 'baseline' in run
-    }
+    runs = [summary['runs'][name] for name in group]
+    baselines = {run['baseline'] for run in runs if 'baseline' in run}
     headings = dict(summary['costs'])
     if len(baselines) == 1:
         headings['win_rate'] = f"wins over its run's {summaries.label(*baselines)}"
@@ -164,17 +179,6 @@ def _columns(summary: Mapping[str, Any], keys: set[str]) -> list[tuple[str, str,
         for key, name in summary['costs'].items()
         if key in keys - told
     ]
-
-
-def _figure(value: Any, ends: Sequence[float] | None, share: bool) -> str:
-    """A figure, with its interval below it."""
-    text = summaries.figure(value, share)
-    if not ends:
-        return text
-    if share:
-        return f'{text}\n{summaries.span(ends)}'
-    low, high = (summaries.figure(end) for end in ends)
-    return f'{text}\n{low} to {high}'
 
 
 def multipliers(summary: Mapping[str, Any]) -> summaries.Table:

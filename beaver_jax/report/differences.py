@@ -65,15 +65,25 @@ def _within(config: Mapping[str, Any]) -> dict[str, str]:
 def scoring(run: files.Run) -> dict[str, str]:
     """What rewards and costs of an evaluation are of: settings of its score models.
 
-    Empty where evaluate/config.json is missing.
+    The models themselves are told by their digests, or where these are missing by
+    their places. Empty where evaluate/config.json is missing.
     """
+    digests = run.results.get('digests', {}).get('score_models', {})
     found = {}
     for key, value in sorted(run.evaluation.items()):
         model, _, name = key.rpartition('.')
         if name in _SCORES and (model == 'reward' or model.startswith('costs.')):
-            text = _place(value, run) if name == 'init' else value
-            found[key] = json.dumps(text, ensure_ascii=False)
+            if name == 'init':
+                digest = digests.get(model, '')[:12]
+                value = f'SHA-256 {digest}…' if digest else _place(value, run)
+            found[key] = json.dumps(value, ensure_ascii=False)
     return found
+
+
+def same_score_models(runs: Mapping[str, files.Run]) -> bool:
+    """Whether all evaluations were scored alike, as far as that is known."""
+    found = [scoring(run) for run in runs.values() if run.policies]
+    return all(one == found[0] for one in found)
 
 
 def _place(model: Any, run: files.Run) -> Any:

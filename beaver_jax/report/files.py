@@ -95,8 +95,9 @@ def load(path: pathlib.Path) -> Run:
     """
     if not path.is_dir():
         raise FileNotFoundError(f'no run at {path}{layout.neighbours(path)}')
-    if (path / metrics.METRICS).exists() or (path / 'summary.json').exists():
-        raise ValueError(f'{path} is one stage; report its run: {path.parent}.')
+    own = (layout.SUMMARY, layout.RESULTS, metrics.METRICS)
+    if any((path / name).exists() for name in own):
+        raise ValueError(f'{path} is a part of a run; report the run: {path.parent}.')
     stages = {
         directory.name: _stage(directory)
         for directory in sorted(path.iterdir(), key=_order)

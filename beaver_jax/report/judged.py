@@ -65,12 +65,16 @@ def categories(summary: Mapping[str, Any]) -> list[summaries.Table]:
         judged = judge.get('categories', {}).get(category, {})
         for n, (name, values) in enumerate(one['models'].items()):
             rates = [judged.get(axis, {}).get(name, {}) for axis in axes]
+            ends = one.get('intervals', {}).get(name, {})
             rows.append(
                 [
                     '' if n else category or '(none)',
                     summaries.label(name),
                     summaries.figure(one['prompts']),
-                    *(summaries.figure(values.get(key), s) for key, _, s in columns),
+                    *(
+                        summaries.estimate(values.get(key), ends.get(key), share)
+                        for key, _, share in columns
+                    ),
                     *(summaries.figure(x.get('win_rate'), share=True) for x in rates),
                 ]
             )

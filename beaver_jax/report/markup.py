@@ -60,9 +60,11 @@ def _cell(text: str) -> str:
 
 
 def titled(tables: Sequence[summaries.Table], kind: str = '') -> str:
-    """Tables below their titles."""
+    """Tables below their titles, those that have rows."""
     return ''.join(
-        f'<h3>{html.escape(one.title)}</h3>{table(one, kind)}' for one in tables
+        f'<h3>{html.escape(one.title)}</h3>{table(one, kind)}'
+        for one in tables
+        if one.rows
     )
 
 

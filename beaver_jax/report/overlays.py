@@ -1,10 +1,11 @@
 """The plots of several runs over each other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import math
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 import numpy as np
 
 from beaver_jax.report import comparison
@@ -18,6 +19,7 @@ from beaver_jax.report import summary as summaries
 _SMOOTH = 'Mean of neighbouring steps.'
 _NEAR = 0.05  # of the axes' length: too close for two names
 _LINES = 'Colours are runs, line styles stages.'
+_SCALES = 'Not all score models are the same: heights cannot be compared.'
 
 
 def draw(runs: comparison.Runs) -> list[plots.Chart]:
@@ -58,6 +60,7 @@ def _curve(
 ) -> Iterator[plots.Chart]:
     """One line a stage of train/<metric>, and the thresholds of a constraint."""
     figure, axes = plots.new_axes(title, 'step')
+    alike = differences.same_score_models(runs)
     limits: dict[float, str] = {}  # the first run that has each
     for run, name, stage in _policies(runs):
         steps, values = plots.thin(*stage.series(f'train/{metric}'))
@@ -72,6 +75,8 @@ def _curve(
         plots.threshold(axes, limit, color)
     if plots.legend(axes, columns=2):
         caption = f'{_SMOOTH} {_LINES}' if smooth else _LINES
+        if metric.startswith(('reward', 'cost')) and not alike:
+            caption += f' {_SCALES}'
         yield plots.Chart(plots.slug(metric), 'learning', caption, figure)
 
 
@@ -100,33 +105,47 @@ def _line(
 
 
 def _fronts(runs: comparison.Runs) -> Iterator[plots.Chart]:
+    """A picture for each group of runs that can be compared, and each cost."""
+    groups = differences.groups(runs)
     for key, cost in comparison.costs(runs).items():
         found = comparison.points(runs, key)
         fronts = comparison.fronts(runs, key)
-        if not any(fronts):
-            continue
-        figure, axes = plots.new_axes(f'Reward against {cost}', cost, 'reward')
-        figure.set_size_inches(6.0, 4.0)
-        by_run = [_finite(found, run) for run in runs]
-        for index, own in enumerate(by_run):
-            _points(axes, style.run_look(index), own)
-        for front in fronts:
-            _front(axes, front)
-        plots.safety(axes)
-        axes.margins(0.12)
-        for index, own in enumerate(by_run):
-            _names(axes, index, own)
-        plots.legend(axes)
-        caption = 'Up and to the left is better. Bars: 95% intervals of the means.'
-        if len(differences.groups(runs)) > 1:
-            caption += (
-                ' Not all of these runs can be compared, see above: each group has a '
-                'front of its own.'
-            )
-        yield plots.Chart(f'front_{plots.slug(key)}', 'front', caption, figure)
+        for number, (group, front) in enumerate(
+            zip(groups, fronts, strict=True), start=1
+        ):
+            if front:
+                which = f'_{number}' if len(groups) > 1 else ''
+                yield plots.Chart(
+                    f'front_{plots.slug(key)}{which}',
+                    'front',
+                    'Up and to the left is better. Bars: 95% intervals of the means.',
+                    _plane(runs, group, found, front, cost),
+                )
 
 
-def _finite(points: list[pareto.Point], run: str) -> list[pareto.Point]:
+def _plane(
+    runs: comparison.Runs,
+    group: Sequence[str],
+    found: Sequence[pareto.Point],
+    front: Sequence[pareto.Point],
+    cost: str,
+) -> Figure:
+    """The policies of a group's runs by cost and reward, and their front."""
+    figure, axes = plots.new_axes(f'Reward against {cost}', cost, 'reward')
+    figure.set_size_inches(6.0, 4.0)
+    by_run = {[*runs].index(run): _finite(found, run) for run in group}
+    for index, own in by_run.items():
+        _points(axes, style.run_look(index), own)
+    _front(axes, front)
+    plots.safety(axes)
+    axes.margins(0.12)
+    for index, own in by_run.items():
+        _names(axes, index, own)
+    plots.legend(axes)
+    return figure
+
+
+def _finite(points: Sequence[pareto.Point], run: str) -> list[pareto.Point]:
     """Those of a run that have a place in the plane."""
     return [
         point
@@ -182,7 +201,7 @@ def _names(axes: Axes, index: int, points: list[pareto.Point]) -> None:
         )
 
 
-def _front(axes: Axes, front: list[pareto.Point]) -> None:
+def _front(axes: Axes, front: Sequence[pareto.Point]) -> None:
     """Steps: what is reached at no more than a cost."""
     axes.plot(
         [point.cost.value for point in front],

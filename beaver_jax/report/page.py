@@ -36,11 +36,14 @@ def render(
         (
             'Policies on held-out prompts',
             markup.table(summaries.policies(summary))
-            + markup.table(summaries.answers(summary))
-            + markup.table(summaries.ratings(summary)),
+            + markup.titled([summaries.answers(summary), summaries.ratings(summary)]),
         ),
         ('Wins, by who is safe', _cross_tables(run)),
-        ('By a judge, by category', markup.titled(judged.tables(summary))),
+        ('By a judge', markup.titled(judged.judgements(summary))),
+        (
+            'By category',
+            ''.join(markup.table(x, 'named') for x in judged.categories(summary)),
+        ),
         ('Answers before and after', markup.charts(drawn, 'policies')),
         (
             'Reinforcement learning',
@@ -64,7 +67,7 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
     if 'seed' in summary:
         parts.append(f'seed {summary["seed"]}')
     if 'prompts' in summary:
-        parts.append(f'{summary["prompts"]:,} held-out prompts')
+        parts.append(summaries.held_out(summary))
     if 'seconds' in summary:
         parts.append(f'{summary["seconds"]["total"]:,.0f} seconds in all')
     return ' · '.join(parts)

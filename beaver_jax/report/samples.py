@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import html
 from typing import Any, NamedTuple
 
+from beaver_jax import terminal
 from beaver_jax.report import markup
 
 LIMIT = 200  # prompts whose answers are shown
@@ -51,7 +52,8 @@ def section(
     if not chosen:
         return ''
     note = (
-        f'<p class="soft">{len(chosen)} of {len(rows):,} prompts, evenly spaced. '
+        f'<p class="soft">{len(chosen)} of {terminal.counted(len(rows), "prompt")}, '
+        'evenly spaced. '
         'Answers are what the models wrote; some are harmful.</p>'
     )
     cards = ''.join(_card(row, costs, policies) for row in chosen)

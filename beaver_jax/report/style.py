@@ -58,11 +58,13 @@ SHEET = """
   color-scheme: light dark;
   --ink: #1f2328; --soft: #5d6570; --line: #d8dce1; --paper: #ffffff;
   --wash: #f5f6f8; --safe: #0f7b52; --unsafe: #b4420a;
+  --shade: #00000038;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e4e7eb; --soft: #9aa3ae; --line: #333a42; --paper: #14171b;
     --wash: #1c2126; --safe: #4cc38a; --unsafe: #f08c50;
+    --shade: #ffffff38;
   }
 }
 * { box-sizing: border-box; }
@@ -82,7 +84,15 @@ p { margin: 0.25rem 0 0.75rem; max-width: 46rem; }
 .wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 1rem;
   min-width: 0; }
-.scroll { overflow-x: auto; }
+/* Where a table goes on beyond an edge, a shadow lies there: covers of the paper's
+   colour move with the table and hide it at the ends. */
+.scroll { overflow-x: auto;
+  background:
+    linear-gradient(to right, var(--paper) 40%, transparent) left / 2.5rem 100% local,
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% local,
+    linear-gradient(to right, var(--shade), transparent) left / 0.9rem 100% scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 0.9rem 100% scroll;
+  background-repeat: no-repeat; }
 .grid + .scroll, .scroll + .grid, .scroll + .scroll { margin-top: 1.25rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 0.9rem; text-align: right; white-space: nowrap;
@@ -119,6 +129,7 @@ figcaption { font-size: 0.85rem; }
   #filter { position: static !important; }
 }
 td .soft { white-space: nowrap; }
+.named th:nth-child(2), .named td:nth-child(2) { text-align: left; }
 .values th, .values td { text-align: left; vertical-align: top; }
 .values td + td { white-space: normal; overflow-wrap: anywhere; min-width: 8rem;
   max-width: 24rem; }

@@ -160,6 +160,15 @@ def span(ends: Sequence[float]) -> str:
     return f'{100 * low:.1f}–{100 * high:.1f}%'
 
 
+def estimate(value: Any, ends: Sequence[float] | None, share: bool = False) -> str:
+    """Formats a figure, with its interval on a second line where it has one."""
+    text = figure(value, share)
+    if not ends:
+        return text
+    told = span(ends) if share else ' to '.join(figure(end) for end in ends)
+    return f'{text}\n{told}'
+
+
 def tables(summary: Mapping[str, Any]) -> list[Table]:
     """The tables that the summary has figures for."""
     makers = (policies, answers, ratings, score_models, multipliers, stages)
@@ -183,11 +192,14 @@ def policies(summary: Mapping[str, Any]) -> Table:
         if key in keys
     ]
     columns += [(key, headings[key], False) for key in headings if key not in _KEYS]
-    count = (
-        f' on {summary["prompts"]:,} held-out prompts' if 'prompts' in summary else ''
-    )
+    count = f' on {held_out(summary)}' if 'prompts' in summary else ''
     also = ', with 95% intervals' if summary.get('intervals') else ''
     return _by_policy(f'Policies{count}{also}', columns, summary)
+
+
+def held_out(summary: Mapping[str, Any]) -> str:
+    """How many prompts were asked."""
+    return terminal.counted(summary['prompts'], 'held-out prompt')
 
 
 def answers(summary: Mapping[str, Any]) -> Table:
@@ -233,8 +245,7 @@ def _cells(
 ) -> list[str]:
     """Figures, with intervals below those that have one."""
     return [
-        figure(values.get(key), share)
-        + (f'\n{span(intervals[key])}' if key in intervals else '')
+        estimate(values.get(key), intervals.get(key), share)
         for key, _, share in columns
     ]
 

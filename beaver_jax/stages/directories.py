@@ -63,12 +63,30 @@ def check(config: ml_collections.ConfigDict) -> bool:
     changes = _changes(config)
     if changes and config.if_exists == 'refuse' and _has_begun(path):
         raise inputs.InputError(
-            f'{path} holds a run with another config ({_shown(changes)}). Choose '
-            'another --config.run, go on in it under this config with '
-            '--config.if_exists=resume, or move it aside with '
+            f'{path} holds {_ways_on(path, changes)} or move it aside with '
             '--config.if_exists=overwrite.'
         )
     return not changes and is_done(path)
+
+
+def _ways_on(path: pathlib.Path, changes: dict[str, tuple[Any, Any]]) -> str:
+    """What a directory that another config has begun holds, and what to do but leave.
+
+    In a finished evaluation there is nothing to go on from.
+    """
+    if not (path / RESULTS).is_file():
+        return (
+            f'a run with another config ({_shown(changes)}). Choose another '
+            '--config.run, go on in it under this config with '
+            '--config.if_exists=resume,'
+        )
+    told = f'an evaluation with another config ({_shown(changes)}). Choose another '
+    if not _covered(changes):
+        return f'{told}--config.run,'
+    return (
+        f'{told}--config.run, replace it by this one, which has all of it, with '
+        '--config.if_exists=resume,'
+    )
 
 
 def check_seed(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -87,31 +105,36 @@ def check_seed(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def claim(config: ml_collections.ConfigDict) -> bool:
+def claim(config: ml_collections.ConfigDict, *, stale: bool = False) -> bool:
     """Makes a stage's directory this config's own; returns whether it is done.
 
     Where something is there, config.if_exists decides: 'refuse' goes on only with what
     the same config began, 'resume' also with what another one did, and 'overwrite'
     moves it aside, as 'resume' does with an evaluation that the new one does not cover.
 
+    Args:
+      config: Of the stage.
+      stale: What is done there is of other inputs than there are now: it is moved
+        aside.
+
     Raises:
       InputError: As in `check`; or the directory cannot be written.
     """
-    done = distributed.by_first(_claim, config)
+    done = distributed.by_first(_claim, config, stale)
     _wait_for(directory(config) / CONFIG)
     return done
 
 
-def _claim(config: ml_collections.ConfigDict) -> bool:
+def _claim(config: ml_collections.ConfigDict, stale: bool) -> bool:
     path = directory(config)
-    if check(config):
+    if check(config) and not stale:
         return True
     changes = _changes(config)
     try:
         changed = changes and _has_begun(path)
         # There is nothing to go on from, and its results are not made again.
         lost = changed and (path / RESULTS).is_file() and not _covered(changes)
-        if path.exists() and (config.if_exists == 'overwrite' or lost):
+        if path.exists() and (config.if_exists == 'overwrite' or lost or stale):
             _move_aside(path)
         elif changed:
             if any(path.glob(f'{CHECKPOINTS}/*')):

@@ -115,4 +115,8 @@ def test_scores_by_category():
     assert told['y']['models']['new']['safe_rate'] == 0
     assert told['y']['models']['new']['win_rate'] == 1
     assert told['z']['models']['new']['tie_rate'] == 1
+    # None of two safe: (1 - p)² = 0.025.
+    low, high = told['y']['intervals']['new']['safe_rate']
+    assert (low, high) == (0, pytest.approx(1 - 0.025**0.5))
+    assert told['y']['intervals']['base'].keys() == {'safe_rate', 'refusal_rate'}
     assert categories.summarize(found, 'base', ['', '', '']) == {}

@@ -92,6 +92,16 @@ def test_benign_prompts_are_of_categories_or_known_to_the_world(configs):
     config.benign = 'homonyms'
     found = evaluate.benign_prompts(config, prompts)
     assert found.tolist() == [True, False, False, False]
+    config.benign = '"Arms, drugs",homonyms'  # commas of names stand in quotes
+    armed = sources.Prompt(('Which drugs help a cold?',), category='Arms, drugs')
+    found = evaluate.benign_prompts(config, [*prompts, armed])
+    assert found.tolist() == [True, False, False, False, True]
+    config.benign = 'Arms, drugs'
+    with pytest.raises(
+        inputs.InputError,
+        match=r'category \'Arms\'; there are: "Arms, drugs", contrast, homonyms\.',
+    ):
+        evaluate.benign_prompts(config, [*prompts, armed])
     config.benign = 'homonyms, typo'
     with pytest.raises(
         inputs.InputError, match=r"category 'typo'; there are: contrast, homonyms\."

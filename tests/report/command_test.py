@@ -76,9 +76,17 @@ def test_an_empty_run_is_an_error_that_says_what_to_do(tmp_path):
     assert not (tmp_path / 'report').exists()
 
 
-def test_a_stage_is_not_taken_for_a_run(run):
-    with pytest.raises(ValueError, match=r'is one stage; report its run: .*tiny\.'):
-        report.write(run / 'sft')
+@pytest.mark.parametrize('part', ['sft', 'evaluate'])
+def test_a_part_is_not_taken_for_a_run(run, part):
+    with pytest.raises(ValueError, match=r'is a part of a run; report the run: .*tiny'):
+        report.write(run / part)
+
+
+def test_a_report_of_other_making_is_not_written_over(run):
+    made.write_json(run / 'report' / 'notes.json', 'mine')
+    said = micro.error(command.main, [str(run)])
+    assert f'{run}/report is there and is no report; name another' in said
+    assert [path.name for path in (run / 'report').iterdir()] == ['notes.json']
 
 
 @pytest.mark.parametrize(

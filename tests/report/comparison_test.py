@@ -124,7 +124,7 @@ def test_one_that_is_missing_ends_it_before_anything_is_written(runs, tmp_path):
 
 
 def test_the_table_has_means_with_intervals_and_who_is_on_the_front(runs):
-    table = comparison.policies(comparison.summarize(load(runs)))
+    (table,) = comparison.policies(comparison.summarize(load(runs)))
     assert table.columns[:2] == ['policy', 'front']
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     # SFT (cost 1, reward 0) is dominated; PPO (2, 2) has the highest reward; of
@@ -140,7 +140,7 @@ def test_rates_keep_their_intervals(runs, tmp_path):
     run = tmp_path / 'tiny'
     shutil.copytree(runs[0], run)
     made.add_intervals(run)
-    table = comparison.policies(comparison.summarize(load([run, runs[1]])))
+    (table,) = comparison.policies(comparison.summarize(load([run, runs[1]])))
     at = table.columns.index('harmful (gold)')
     assert [row[at] for row in table.rows[:2]] == ['25.0%\n12.5–37.5%', '25.0%']
 
@@ -179,13 +179,22 @@ def test_different_evaluations_are_told_on_page_and_terminal(runs, tmp_path, cap
     said = capsys.readouterr().out
     assert note in said
     assert why in said
-    text = ''.join(made.read_page(tmp_path / 'report').texts)
+    page = made.read_page(tmp_path / 'report')
+    text = ''.join(page.texts)
     assert note in text
     assert why in text
-    # Each has a front of its own: now PPO-Lagrangian of both.
+    # Each has a front of its own, now PPO-Lagrangian of both, a table and a picture.
     fronts = json.loads((tmp_path / 'report' / 'summary.json').read_text())['fronts']
     assert ['tiny', 'ppo_lag'] in fronts['cost']
-    assert 'each group has a front of its own' in text
+    for name in ('tiny', 'loose'):
+        assert f'Policies on held-out prompts: {name}' in page.texts
+        assert f'Policies on held-out prompts: {name}' in said
+    names = {path.name for path in (tmp_path / 'report').iterdir()}
+    assert {'front_cost_1.png', 'front_cost_2.png'} < names
+    for number, run in enumerate(pair, start=1):
+        drawn = axes_of(pair, f'front_cost_{number}').get_legend_handles_labels()[1]
+        assert drawn == [run.name]
+    assert text.count('heights cannot be compared') == 2  # of reward and of cost
 
 
 def test_other_prompts_have_no_place_side_by_side(runs, tmp_path):
@@ -286,7 +295,8 @@ def test_runs_without_an_evaluation_are_compared_by_their_curves(unfinished, run
     found = load([unfinished, runs[0]])
     summary = comparison.summarize(found)
     assert summary['notes'] == ['Not evaluated: new.']
-    assert comparison.policies(summary).rows[0][0] == 'tiny: SFT'
+    (table,) = comparison.policies(summary)
+    assert table.rows[0][0] == 'tiny: SFT'
     assert 'reward' in [chart.name for chart in overlays.draw(found)]
     alone = comparison.summarize(load([unfinished]))
-    assert comparison.policies(alone).rows == []
+    assert comparison.policies(alone) == []

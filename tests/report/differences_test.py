@@ -28,6 +28,23 @@ def evaluated(prompts=('a', 'b'), **changes):
     return files.Run(pathlib.Path('runs/a'), {}, results, config, samples)
 
 
+def test_score_models_are_known_by_their_digests_wherever_they_are():
+    one, copy, other = (
+        evaluated(reward__init=place) for place in ('hub/a', 'hub/b', 'hub/a')
+    )
+    for run, digest in ((one, 'a1' * 32), (copy, 'a1' * 32), (other, 'b2' * 32)):
+        run.results['digests'] = {'score_models': {'reward': digest}}
+    runs = {'one': one, 'copy': copy, 'other': other}
+    assert differences.groups(runs) == [['one', 'copy'], ['other']]
+    assert differences.same_score_models({'one': one, 'copy': copy})
+    assert not differences.same_score_models(runs)
+    (told,) = [x for x in differences.notes(runs) if x.startswith('Different score')]
+    assert told == (
+        'Different score models: reward.init is "SHA-256 a1a1a1a1a1a1…" in one and '
+        'copy, "SHA-256 b2b2b2b2b2b2…" in other.'
+    )
+
+
 def trained(evaluation=None, **stages):
     return files.Run(pathlib.Path('runs/a'), stages, {}, evaluation or {}, [])
 

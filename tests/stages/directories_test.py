@@ -138,6 +138,43 @@ def test_an_evaluation_that_goes_on_loses_nothing(config, changes, aside):
         assert (kept / directories.RESULTS).read_text() == '{"old": 1}'
 
 
+@pytest.mark.parametrize(
+    ('models', 'way'),
+    [
+        (
+            'a=1,b=2,c=3',
+            'Choose another --config.run, replace it by this one, which has all of it, '
+            'with --config.if_exists=resume, or move it aside with --config.if_exists='
+            'overwrite.',
+        ),
+        (
+            'a=1',
+            'Choose another --config.run, or move it aside with --config.if_exists='
+            'overwrite.',
+        ),
+    ],
+)
+def test_of_another_evaluation_it_is_told_what_would_happen(config, models, way):
+    with config.unlocked():
+        config.stage, config.models = 'evaluate', 'a=1,b=2'
+    directories.claim(config)
+    path = directories.directory(config)
+    (path / directories.RESULTS).write_text('{}')
+    config.models = models
+    with pytest.raises(inputs.InputError) as caught:
+        directories.claim(config)
+    told = f"{path} holds an evaluation with another config (models: 'a=1,b=2' → "
+    assert str(caught.value) == f'{told}{models!r}). {way}'
+
+
+def test_what_is_done_of_other_inputs_is_moved_aside(config):
+    path = finish(config)
+    assert directories.claim(config)
+    assert not directories.claim(config, stale=True)
+    assert directories.is_done(path.with_name('sft.old-1'))
+    assert not directories.is_done(path)
+
+
 def test_overwrite_moves_aside_and_deletes_nothing(config):
     config.if_exists = 'overwrite'
     for _ in range(3):
