@@ -157,9 +157,13 @@ def explained(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file in one piece: a kill leaves the old file or the new one."""
-    text = json.dumps(jsonable(value), indent=2, allow_nan=False)
+    write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + '\n')
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file in one piece."""
     unfinished = path.with_name(path.name + '.partial')
-    unfinished.write_text(text + '\n')
+    unfinished.write_text(text, encoding='utf-8')
     unfinished.replace(path)
 
 

@@ -83,18 +83,14 @@ def run(config: ml_collections.ConfigDict, folder: str) -> None:
 def finish(config: ml_collections.ConfigDict, folder: str, mesh: Mesh) -> None:
     """Evaluates and reports a trained policy, unless that was done since."""
     evaluation = stages.evaluation(config, folder)
+    evaluate.run(evaluation, mesh)
     trained = directories.directory(config) / directories.SUMMARY
     results = directories.directory(evaluation) / directories.RESULTS
     reported = pathlib.Path(config.run) / report.SUMMARY
-    if not distributed.by_first(_is_evaluated, evaluation, results, trained):
-        evaluate.run(evaluation, mesh)
-    if jax.process_index() == 0 and not _is_newer(reported, results):
+    is_new = all(_is_newer(reported, than) for than in (trained, results))
+    if jax.process_index() == 0 and not is_new:
         report.show(report.write(config.run))
         log.info('%s/report/index.html', config.run)
-
-
-def _is_evaluated(evaluation, results: pathlib.Path, trained: pathlib.Path) -> bool:
-    return directories.check(evaluation) and _is_newer(results, trained)
 
 
 def _is_newer(file: pathlib.Path, than: pathlib.Path) -> bool:

@@ -234,11 +234,41 @@ def test_a_judge_that_refuses_costs_no_answers(configs, overrides):
         assert len(samples.splitlines()) == 96
         stub.status = 0
         results, _ = run(configs, judged)
-        asked = len(stub.calls)
-        assert run(configs, judged)[0] == results  # nothing is left to ask
-        assert len(stub.calls) == asked
     assert results.pop('judge')['calls'] > 0 and results == kept
     assert (directory / 'samples.jsonl').read_text() == samples
+
+
+def test_a_finished_evaluation_asks_its_judge_alone(configs, overrides, monkeypatch):
+    run_directory = overrides['run']
+    with judge_stub.serve({'off': 1}) as stub:  # no reply has a verdict
+        judged = overrides | {
+            'judge.url': stub.url,
+            'judge.model': 'stub',
+            'judge.key_variable': '',
+            'judge.dimensions': 'helpfulness',
+            'judge.requests_per_minute': 0,
+            'judge.attempts': 1,
+        }
+        results, rows = run(configs, judged)
+        assert told(results)['failed'] > 0
+        monkeypatch.delattr(evaluate.answers_lib, 'Scorer')  # nothing is sampled
+        before = micro.snapshot(run_directory / 'evaluate')
+        stub.status = 404
+        again = judged | {'judge.attempts': 2}
+        argv = micro.arguments(configs, 'evaluate', again)
+        assert 'refuses to answer as' in micro.error(command.main, argv)
+        assert micro.snapshot(run_directory / 'evaluate') == before
+        stub.status, stub.weights = 0, {'good': 1}
+        later, same = run(configs, again)
+        assert same == rows
+        assert told(later)['failed'] == 0
+        assert later | {'judge': None} == results | {'judge': None}
+    # The endpoint is gone, and has nothing left to say.
+    assert run(configs, again) == (later, rows)
+
+
+def told(results):
+    return results['judge']['dimensions']['helpfulness']['models']['after']
 
 
 def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_rows):
@@ -286,7 +316,7 @@ def test_an_evaluation_is_made_once_of_the_same_models_and_data(
         assert run(configs, overrides) == (results, answers)
     shown, log = capsys.readouterr()
     assert 'Policies on 96 held-out prompts' in shown
-    assert f'evaluate: {directory} holds this evaluation already' in log
+    assert f'{directory} holds this evaluation already' in log
     assert micro.snapshot(overrides['run']) == before
 
     for path in policy.iterdir():  # another model in its place
@@ -297,11 +327,13 @@ def test_an_evaluation_is_made_once_of_the_same_models_and_data(
     assert other['models']['after']['kl'] == pytest.approx(0, abs=1e-5)
     aside = [directory.with_name(f'evaluate.old-{i}') for i in (1, 2, 3)]
     assert json.loads((aside[0] / 'results.json').read_text()) == results
-    assert f'moved aside to {aside[0]}' in capsys.readouterr().err
+    log = capsys.readouterr().err
+    assert f'evaluate: {directory}: others now than then: policies.after\n' in log
+    assert f'moved aside to {aside[0]}' in log
 
     lines = rows.read_text().splitlines(keepends=True)
     rows.write_text(''.join(lines[:40]))  # other prompts in theirs
-    assert run(configs, overrides)[0]['prompts'] < 96
+    assert run(configs, overrides)[0]['prompts'] == 40
     assert json.loads((aside[1] / 'results.json').read_text()) == other
     run(configs, overrides | {'if_exists': 'overwrite'})
     assert aside[2].is_dir()

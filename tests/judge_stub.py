@@ -29,13 +29,13 @@ class Stub:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.keys: set[str | None] = set()  # Authorization headers
         self.flying = self.most_flying = 0
-        self._weights, self._random = weights, random.Random(seed)
+        self.weights, self._random = weights, random.Random(seed)
         self.url = ''
         self.delay = 0.0
         self.status = 0  # if set, of every response
 
     def choose(self, request: dict[str, Any]) -> str:
-        names, weights = zip(*self._weights.items(), strict=True)
+        names, weights = zip(*self.weights.items(), strict=True)
         with self.lock:
             (done,) = self._random.choices(names, weights)
             self.calls.append((done, request))

@@ -5,9 +5,10 @@
 is a judge, `comparisons.jsonl` too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
+import io
 import json
 import logging
 import pathlib
@@ -23,10 +24,12 @@ from beaver_jax import heartbeats
 from beaver_jax import metrics as metrics_lib
 from beaver_jax import sharding
 from beaver_jax import stages
+from beaver_jax import terminal
 from beaver_jax.data import sources
 from beaver_jax.data import world
 from beaver_jax.evaluate import answers as answers_lib
 from beaver_jax.evaluate import categories
+from beaver_jax.evaluate import earlier
 from beaver_jax.evaluate import evaluators
 from beaver_jax.evaluate import judging
 from beaver_jax.evaluate import pairs as pairs_lib
@@ -45,8 +48,9 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """Evaluates the policies of a config and returns what results.json holds.
 
     One that is finished, under the same config and of the same models and data, is
-    not made again. What another one left is kept, as config.if_exists says; one of
-    other weights or data at the same paths is moved aside.
+    not made again: its judge is asked what has failed. What another one left is kept,
+    as config.if_exists says; one of other models or data in the same places is moved
+    aside.
 
     Raises:
       InputError: A model or file that is missing, no policy to evaluate, or another
@@ -56,30 +60,24 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     inputs.settle(config)
     check(config, mesh)
     paths = policies(config)
-    is_done = directories.check(config)
+    distributed.by_first(directories.check, config)
     for name, path in paths.items():
         answers_lib.check(config, name, path)
-    judging.check(config)
     records.prepare_world(config)
     counts = sources.Counts()
     prompts = records.test_prompts(config, counts)
     data = records.tell('evaluate', counts)
     benign = benign_prompts(config, prompts)
     comparisons = held_out.pairs(config)
-    digests = distributed.by_first(provenance.of, config, paths, prompts, comparisons)
-    directory = directories.directory(config)
-    kept = distributed.by_first(_kept, directory) if is_done else {}
-    is_same = kept.get('digests') == digests
-    if is_same and distributed.by_first(judging.is_done, config, paths, kept):
-        log.info(
-            'evaluate: %s holds this evaluation already; --config.if_exists=overwrite '
-            'makes it anew',
-            directory,
-        )
-        return kept
+    digests, before = distributed.by_first(_before, config, paths, prompts, comparisons)
+    if before.standing == 'same':
+        return distributed.by_first(_finished, config, paths, prompts, before.results)
+
+    judging.check(config)
     others = len(paths) > 1
     scorer = answers_lib.Scorer(config, mesh, paths[config.baseline] if others else '')
-    directories.claim(config, stale=is_done and not is_same)
+    directories.claim(config, aside=before.standing == 'other')
+    directory = directories.directory(config)
     with heartbeats.Heart(
         directory,
         place=(jax.process_index(), jax.process_count()),
@@ -95,7 +93,8 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         found = {}
         for i, (name, path) in enumerate(paths.items(), start=1):
             heart.does(heartbeats.COMPUTING)
-            log.info('evaluate: %s answers %d prompts', name, len(prompts))
+            asked = terminal.counted(len(prompts), 'prompt')
+            log.info('evaluate: %s answers %s', name, asked)
             answers = scorer.answer(name, path, prompts)
             answers = dataclasses.replace(answers, benign=benign)
             found[name] = with_gold(answers, prompts) if config.data.world else answers
@@ -108,21 +107,57 @@ def run(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
         if jax.process_index() == 0:
             _write(directory, results, samples(found, prompts))
             # A judge may refuse at any time, which costs no more than its own results.
-            if judged := judging.run(config, found, prompts):
-                results |= judged
-                metrics_lib.write_json(directory / directories.RESULTS, results)
+            texts = {name: answers.texts for name, answers in found.items()}
+            results = _judged(config, texts, prompts, results)
         distributed.barrier('evaluate is done')
     return results
 
 
-def _kept(directory: pathlib.Path) -> dict[str, Any]:
-    return json.loads((directory / directories.RESULTS).read_text())
+def _before(
+    config: ml_collections.ConfigDict,
+    paths: Mapping[str, str],
+    prompts: Sequence[sources.Prompt],
+    comparisons: Mapping[str, Sequence[sources.Comparison]],
+) -> tuple[provenance.Digests, earlier.Earlier]:
+    digests = provenance.of(config, paths, prompts, comparisons)
+    return digests, earlier.find(config, digests)
+
+
+def _finished(
+    config: ml_collections.ConfigDict,
+    paths: Mapping[str, str],
+    prompts: Sequence[sources.Prompt],
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """The results that are there, with what the judge has still to say."""
+    directory = directories.directory(config)
+    log.info('%s holds this evaluation already; move it away for another', directory)
+    if judging.is_done(config, paths, results):
+        return results
+    judging.check(config)
+    return _judged(config, earlier.texts(config, list(paths)), prompts, results)
+
+
+def _judged(
+    config: ml_collections.ConfigDict,
+    texts: Mapping[str, Sequence[str]],
+    prompts: Sequence[sources.Prompt],
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """Results with the judge's, where there is one, which are written."""
+    if judged := judging.run(config, texts, prompts):
+        results = results | judged
+        file = directories.directory(config) / directories.RESULTS
+        metrics_lib.write_json(file, results)
+    return results
 
 
 def _write(
     directory: pathlib.Path, results: dict[str, Any], rows: Iterator[dict[str, Any]]
 ) -> None:
-    with (directory / 'samples.jsonl').open('w') as lines:
+    # Of other answers than these.
+    (directory / judging.COMPARISONS).unlink(missing_ok=True)
+    with (directory / earlier.SAMPLES).open('w') as lines:
         for row in rows:
             lines.write(json.dumps(metrics_lib.jsonable(row)) + '\n')
     metrics_lib.write_json(directory / directories.RESULTS, results)
@@ -195,7 +230,12 @@ def benign_prompts(
     """
     if config.data.world and not config.benign:
         return np.array([world.is_benign(one.prompt[-1]) for one in prompts], bool)
-    row = next(csv.reader([config.benign], skipinitialspace=True), [])
+    try:
+        row = next(csv.reader([config.benign], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise inputs.InputError(
+            f'config.benign={config.benign!r} is no row of CSV ({error}).'
+        ) from error
     names = [name.strip() for name in row if name.strip()]
     known = {prompt.category for prompt in prompts}
     if missing := [name for name in names if name not in known]:
@@ -208,7 +248,9 @@ def benign_prompts(
 
 def _row(names: Sequence[str]) -> str:
     """Names as config.benign wants them."""
-    return ', '.join(f'"{name}"' if ',' in name else name for name in names)
+    text = io.StringIO()
+    csv.writer(text, lineterminator='').writerow(names)
+    return text.getvalue()
 
 
 def with_gold(

@@ -9,7 +9,6 @@ import ml_collections
 
 from beaver_jax import metrics as metrics_lib
 from beaver_jax.data import sources
-from beaver_jax.evaluate import evaluators
 from beaver_jax.evaluate import judges
 from beaver_jax.stages import directories
 from beaver_jax.stages import inputs
@@ -59,10 +58,15 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def run(
     config: ml_collections.ConfigDict,
-    found: Mapping[str, evaluators.Answers],
+    texts: Mapping[str, Sequence[str]],
     prompts: Sequence[sources.Prompt],
 ) -> dict[str, Any]:
     """Has the judge compare the answers, and writes comparisons.jsonl.
+
+    Args:
+      config: Of the evaluation.
+      texts: Answers to N prompts, by policy.
+      prompts: These prompts.
 
     Returns:
       {'judge': what results.json holds of it}; {} without a judge, or with nothing to
@@ -72,24 +76,20 @@ def run(
       EndpointError, OSError: See `judges.compare`.
     """
     judge = settings(config)
-    file = directories.directory(config) / COMPARISONS
-    file.unlink(missing_ok=True)
-    if not is_asked(config, found):
+    if not is_asked(config, texts):
         return {}
     items = [
         judges.Item(
             prompt.prompt,
             prompt.category,
-            {name: answers.texts[i] for name, answers in found.items()},
+            {name: answers[i] for name, answers in texts.items()},
         )
         for i, prompt in enumerate(prompts)
     ]
     ledger = pathlib.Path(config.run) / judges.LEDGER
     judged = judges.compare(judge, items, config.baseline, ledger)
     rows = (one.row() | {'judge': judge.model} for one in judged.comparisons)
-    with file.open('w') as lines:
-        lines.writelines(
-            f'{json.dumps(metrics_lib.jsonable(row), ensure_ascii=False)}\n'
-            for row in rows
-        )
+    lines = (json.dumps(metrics_lib.jsonable(x), ensure_ascii=False) for x in rows)
+    file = directories.directory(config) / COMPARISONS
+    metrics_lib.write_text(file, ''.join(f'{line}\n' for line in lines))
     return {'judge': judges.summarize(judge, judged, config.baseline)}

@@ -1,7 +1,6 @@
 """What an evaluation is of, as digests: by them it is known whether it is the same."""
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -10,7 +9,14 @@ from typing import Any
 import ml_collections
 
 from beaver_jax.data import sources
+from beaver_jax.models import fingerprint
 from beaver_jax.stages import inputs
+
+Digests = dict[str, str]  # 64 hexadecimal digits by 'policies.NAME', 'prompts', …
+MEASURES = '1'  # what is measured, and how: raise it where results change
+# What beside weights decides what a model says.
+_BESIDE = ('*.json', '*.jinja', '*.txt', '*.model')
+_SHARDS = '*.index.json'
 
 
 def of(
@@ -18,8 +24,8 @@ def of(
     policies: Mapping[str, str],
     prompts: Sequence[sources.Prompt],
     pairs: Mapping[str, Sequence[sources.Comparison]],
-) -> dict[str, Any]:
-    """SHA-256 of everything that is evaluated, in the form of results.json.
+) -> Digests:
+    """Digests of everything that is evaluated.
 
     Args:
       config: Of the evaluation.
@@ -28,44 +34,49 @@ def of(
       pairs: Held-out pairs by score model.
 
     Returns:
-      'policies' and 'score_models', of their directories' files by name; 'prompts';
-      'pairs', by score model.
+      Of 'policies.NAME', of the score models 'reward' and 'costs.NAME', of 'prompts',
+      and of 'pairs.reward' and 'pairs.costs.NAME'; and `MEASURES`.
+
+    Raises:
+      ValueError: A model that is missing or broken.
     """
-    models = {name: one.init for name, one in inputs.scorers(config).items()}
-    known: dict[pathlib.Path, str] = {}  # a model may have several roles
-
-    def of_model(name: str, path: str) -> str:
-        directory = inputs.model_directory(name, path)
-        if directory not in known:
-            known[directory] = of_files(directory)
-        return known[directory]
-
-    return {
-        'policies': {
-            name: of_model(f'models.{name}', path) for name, path in policies.items()
-        },
-        'score_models': {
-            name: of_model(f'{name}.init', path) for name, path in models.items()
-        },
-        'prompts': of_records(prompts),
-        'pairs': {name: of_records(some) for name, some in pairs.items()},
+    directories = {
+        f'policies.{name}': inputs.model_directory(f'models.{name}', path)
+        for name, path in policies.items()
+    } | {
+        name: inputs.model_directory(f'{name}.init', section.init)
+        for name, section in inputs.scorers(config).items()
     }
+    known = {path: of_model(path) for path in set(directories.values())}
+    found = {name: known[path] for name, path in directories.items()}
+    found['measures'] = MEASURES
+    found['prompts'] = _sha256((one.prompt, one.category) for one in prompts)
+    for name, some in pairs.items():
+        found[f'pairs.{name}'] = _sha256(
+            (one.prompt, one.responses, one.better, one.safer, one.safe) for one in some
+        )
+    return found
 
 
-def of_files(directory: pathlib.Path) -> str:
-    """SHA-256 of a directory's own files, their names included."""
+def of_model(directory: pathlib.Path) -> str:
+    """A digest of a model: its weights' fingerprint, its config and its tokenizer.
+
+    Raises:
+      CheckpointError: No weights, or files that are missing or broken.
+    """
+    beside = sorted(
+        {path for pattern in _BESIDE for path in directory.glob(pattern)}
+        - {*directory.glob(_SHARDS)}
+    )
+    files = (
+        (path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in beside
+    )
+    return _sha256([fingerprint.of(directory), *files])
+
+
+def _sha256(values: Any) -> str:
+    """Of values that JSON can hold, in their order."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in directory.iterdir() if path.is_file()):
-        with path.open('rb') as file:
-            own = hashlib.file_digest(file, 'sha256').hexdigest()
-        whole.update(f'{path.name}\0{own}\n'.encode())
-    return whole.hexdigest()
-
-
-def of_records(records: Sequence[sources.Prompt | sources.Comparison]) -> str:
-    """SHA-256 of what records say, wherever they were read."""
-    whole = hashlib.sha256()
-    for record in records:
-        told = dataclasses.asdict(record) | {'where': ''}
-        whole.update(f'{json.dumps(told)}\n'.encode())
+    for value in values:
+        whole.update(f'{json.dumps(value)}\n'.encode())
     return whole.hexdigest()

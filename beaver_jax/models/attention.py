@@ -12,7 +12,7 @@ from beaver_jax.models import kernels
 from beaver_jax.models import positions
 
 BLOCKS = 4  # of queries, in a pass without a cache
-SHORTEST = 64  # queries of a block: what shorter ones leave out costs more to cut out
+SHORTEST = 64  # queries of a block: of fewer, cutting takes longer than it saves
 
 
 class Cache(struct.PyTreeNode):
@@ -218,7 +218,8 @@ def _attend_causal(q, k, v, mask, scale, softcap, bias):
     length = q.shape[2]
     if length != k.shape[2]:
         return _attend_xla(q, k, v, mask, scale, softcap, bias)
-    size = max(-(-length // BLOCKS), SHORTEST)
+    blocks = min(BLOCKS, max(1, length // SHORTEST))
+    size = -(-length // blocks)
     out = []
     for start in range(0, length, size):
         end = min(start + size, length)

@@ -16,6 +16,7 @@ from beaver_jax.report import summary as summaries
 if TYPE_CHECKING:
     from beaver_jax.report import plots
 
+_OUT = 'name another with --out'
 SUMMARY = f'{layout.REPORT}/{layout.SUMMARY}'  # of a run; written last
 
 
@@ -41,7 +42,10 @@ def write(
     from beaver_jax.report import page
 
     read = files.load(pathlib.Path(run))
-    directory = _free(read.path / layout.REPORT if out is None else out)
+    if out is None:
+        directory = _free(read.path / layout.REPORT, 'move it away')
+    else:
+        directory = _free(out)
     summary = metrics.jsonable(summaries.summarize(read))
     drawn = charts.draw(read)
     _save(directory, page.render(read, summary, drawn), drawn, summary)
@@ -74,8 +78,12 @@ def compare(runs: Mapping[str, pathlib.Path], out: pathlib.Path) -> dict[str, An
     return summary
 
 
-def _free(directory: pathlib.Path) -> pathlib.Path:
+def _free(directory: pathlib.Path, way: str = _OUT) -> pathlib.Path:
     """A directory, if nothing stands there but maybe an earlier report.
+
+    Args:
+      directory: To be written.
+      way: What to do otherwise.
 
     Raises:
       ValueError: Something else does.
@@ -83,12 +91,13 @@ def _free(directory: pathlib.Path) -> pathlib.Path:
     from beaver_jax.report import markup
 
     page = directory / layout.PAGE
-    if page.is_file() and markup.GENERATOR in page.read_text(errors='replace')[:1000]:
+    if page.is_file() and (
+        (directory / layout.SUMMARY).is_file()
+        or markup.GENERATOR in page.read_text(errors='replace')[:1000]
+    ):
         return directory
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise ValueError(
-            f'{directory} is there and is no report; name another with --out.'
-        )
+        raise ValueError(f'{directory} is there and is no report; {way}.')
     return directory
 
 
@@ -102,7 +111,7 @@ def _save(
     from beaver_jax.report import plots
 
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / layout.PAGE).write_text(page, encoding='utf-8')
+    metrics.write_text(directory / layout.PAGE, page)
     for chart in drawn:
         plots.save(chart, directory)
     metrics.write_json(directory / layout.SUMMARY, summary)

@@ -29,17 +29,9 @@ def render(
       drawn: The charts, from `overlays.draw`.
     """
     policies = comparison.policies(summary)
-    tables = (
-        markup.titled(policies)
-        if policies[1:]
-        else ''.join(map(markup.table, policies))
-    )
     sections = (
         ('', _runs(runs, summary)),
-        (
-            'Policies on held-out prompts',
-            tables + (_METHOD if policies else ''),
-        ),
+        ('Policies', markup.titled(policies) + (_METHOD if policies else '')),
         ('Helpfulness against cost', markup.charts(drawn, 'front', 'single')),
         (
             'Reinforcement learning',

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from beaver_jax import layout
 from beaver_jax.report import files
@@ -62,35 +62,69 @@ def _within(config: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def scoring(run: files.Run) -> dict[str, str]:
-    """What rewards and costs of an evaluation are of: settings of its score models.
+class Setting(NamedTuple):
+    """A value that is compared, and how it is shown."""
 
-    The models themselves are told by their digests, or where these are missing by
-    their places. Empty where evaluate/config.json is missing.
+    identity: str
+    shown: str
+
+
+def scoring(runs: Mapping[str, files.Run]) -> dict[str, dict[str, Setting]]:
+    """What rewards and costs are of: settings of the score models, by run and key.
+
+    Models are known by their digests where all runs have them, else by their places. A
+    run whose evaluate/config.json is missing has none.
     """
-    digests = run.results.get('digests', {}).get('score_models', {})
+    digests = {
+        name: run.results['digests']
+        for name, run in runs.items()
+        if run.evaluation and 'digests' in run.results
+    }
+    all_have = digests.keys() == {n for n, run in runs.items() if run.evaluation}
     found = {}
-    for key, value in sorted(run.evaluation.items()):
-        model, _, name = key.rpartition('.')
-        if name in _SCORES and (model == 'reward' or model.startswith('costs.')):
-            if name == 'init':
-                digest = digests.get(model, '')[:12]
-                value = f'SHA-256 {digest}…' if digest else _place(value, run)
-            found[key] = json.dumps(value, ensure_ascii=False)
+    for name, run in runs.items():
+        found[name] = _score_models(run.evaluation, run)
+        for key in [key for key in found[name] if key.endswith('.init')] * all_have:
+            digest = digests[name].get(key.removesuffix('.init'), '')
+            shown = f'{found[name][key].shown} (SHA-256 {digest[:12]}…)'
+            found[name][key] = Setting(digest, shown)
     return found
 
 
-def same_score_models(runs: Mapping[str, files.Run]) -> bool:
-    """Whether all evaluations were scored alike, as far as that is known."""
-    found = [scoring(run) for run in runs.values() if run.policies]
-    return all(one == found[0] for one in found)
+def on_one_scale(runs: Mapping[str, files.Run]) -> bool:
+    """Whether the policies of all runs were trained under the same score models."""
+    settings = [
+        _score_models(stage.config, run)
+        for run in runs.values()
+        for stage in run.stages.values()
+        if stage.is_policy
+    ]
+    # Plain PPO knows no cost.
+    known: dict[str, Setting] = {}
+    return all(
+        known.setdefault(key, value) == value
+        for found in settings
+        for key, value in found.items()
+    )
 
 
-def _place(model: Any, run: files.Run) -> Any:
+def _score_models(config: Mapping[str, Any], run: files.Run) -> dict[str, Setting]:
+    found = {}
+    for key, value in sorted(config.items()):
+        model, _, name = key.rpartition('.')
+        if name in _SCORES and (model == 'reward' or model.startswith('costs.')):
+            if name == 'init':
+                value = _place(value, run, config.get('run') or '.')
+            text = json.dumps(value, ensure_ascii=False)
+            found[key] = Setting(text, text)
+    return found
+
+
+def _place(model: Any, run: files.Run, before: str) -> Any:
     """Where a model is now: a run may have been moved with the models in it."""
     if not isinstance(model, str):
         return model
-    within = layout.moved(model, run.evaluation.get('run') or '.', f'{run.path}')
+    within = layout.moved(model, before, f'{run.path}')
     # What is no directory is a name of the hub's.
     return os.path.abspath(within) if pathlib.Path(within).is_dir() else model
 
@@ -107,21 +141,22 @@ def groups(runs: Mapping[str, files.Run]) -> list[list[str]]:
     Where that is not known of a run, it stands alone.
     """
     found: list[list[str]] = []
-    for name, run in runs.items():
-        if not run.policies:
-            continue
+    evaluated = {name: run for name, run in runs.items() if run.policies}
+    settings = {
+        name: {key: one.identity for key, one in values.items()}
+        for name, values in scoring(evaluated).items()
+    }
+    for name, run in evaluated.items():
         for group in found:
-            first = runs[group[0]]
-            if scoring(run) and run.samples and _is_alike(first, run):
+            first = group[0]
+            alike = settings[first] == settings[name]
+            known = settings[name] and run.samples
+            if known and alike and prompts(runs[first]) == prompts(run):
                 group.append(name)
                 break
         else:
             found.append([name])
     return found
-
-
-def _is_alike(one: files.Run, other: files.Run) -> bool:
-    return scoring(one) == scoring(other) and prompts(one) == prompts(other)
 
 
 def notes(runs: Mapping[str, files.Run]) -> list[str]:
@@ -146,13 +181,14 @@ def notes(runs: Mapping[str, files.Run]) -> list[str]:
 
 
 def _reasons(runs: Mapping[str, files.Run]) -> Iterator[str]:
-    unknown = [name for name, run in runs.items() if not scoring(run)]
+    settings = scoring(runs)
+    unknown = [name for name, found in settings.items() if not found]
     if unknown:
         yield (
             f'Not known, for want of {EVALUATION}/{layout.CONFIG}, what gave the '
             f'scores of {" and ".join(unknown)}.'
         )
-    known = {name: scoring(run) for name, run in runs.items() if scoring(run)}
+    known = {name: found for name, found in settings.items() if found}
     if said := '; '.join(_differing(known)):
         yield f'Different score models: {said}.'
     unkept = [name for name, run in runs.items() if not run.samples]
@@ -170,7 +206,7 @@ def _sampled_differently(runs: Mapping[str, files.Run]) -> Iterator[str]:
     return _differing(
         {
             name: {
-                key: json.dumps(value)
+                key: Setting(text := json.dumps(value), text)
                 for key, value in run.evaluation.items()
                 if key.partition('.')[0] in _SAMPLING
             }
@@ -180,20 +216,23 @@ def _sampled_differently(runs: Mapping[str, files.Run]) -> Iterator[str]:
     )
 
 
-def _differing(settings: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+def _differing(settings: Mapping[str, Mapping[str, Setting]]) -> Iterator[str]:
     """What differs between settings by run, a key after the other."""
+    missing = Setting(MISSING, MISSING)
     for key in sorted({key for found in settings.values() for key in found}):
-        values = {name: found.get(key, MISSING) for name, found in settings.items()}
-        if len(set(values.values())) > 1:
+        values = {name: found.get(key, missing) for name, found in settings.items()}
+        if len({value.identity for value in values.values()}) > 1:
             yield _told(key, values)
 
 
-def _told(key: str, values: Mapping[str, str]) -> str:
+def _told(key: str, values: Mapping[str, Setting]) -> str:
     """E.g. 'seed is 0 in tiny and loose, 1 in other'."""
     names: dict[str, list[str]] = {}
-    for name, text in values.items():
-        names.setdefault(text, []).append(name)
-    said = (f'{text} in {" and ".join(found)}' for text, found in names.items())
+    shown: dict[str, str] = {}  # of equal ones the first
+    for name, value in values.items():
+        names.setdefault(value.identity, []).append(name)
+        shown.setdefault(value.identity, value.shown)
+    said = (f'{shown[one]} in {" and ".join(found)}' for one, found in names.items())
     return f'{key} is {", ".join(said)}'
 
 

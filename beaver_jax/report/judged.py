@@ -75,9 +75,16 @@ def categories(summary: Mapping[str, Any]) -> list[summaries.Table]:
                         summaries.estimate(values.get(key), ends.get(key), share)
                         for key, _, share in columns
                     ),
-                    *(summaries.figure(x.get('win_rate'), share=True) for x in rates),
+                    *(
+                        summaries.estimate(
+                            x.get('win_rate'), x.get('win_interval'), share=True
+                        )
+                        for x in rates
+                    ),
                 ]
             )
     headings = ['category', 'policy', 'prompts', *(name for _, name, _ in columns)]
     headings += [f'{axis}: wins by {judge["model"]}' for axis in axes]
-    return [summaries.Table('By category', headings, rows)]
+    ends = any(one.get('intervals') for one in found.values())
+    title = 'By category' + (', with 95% intervals' if ends else '')
+    return [summaries.Table(title, headings, rows)]

@@ -19,7 +19,9 @@ from beaver_jax.report import summary as summaries
 _SMOOTH = 'Mean of neighbouring steps.'
 _NEAR = 0.05  # of the axes' length: too close for two names
 _LINES = 'Colours are runs, line styles stages.'
-_SCALES = 'Not all score models are the same: heights cannot be compared.'
+_BETTER = 'Up and to the left is better. Bars: 95% intervals of the means.'
+_SCALED = ('reward', 'cost/', 'lambda/')
+_SCALES = 'Trained under different score models: heights cannot be compared.'
 
 
 def draw(runs: comparison.Runs) -> list[plots.Chart]:
@@ -60,7 +62,6 @@ def _curve(
 ) -> Iterator[plots.Chart]:
     """One line a stage of train/<metric>, and the thresholds of a constraint."""
     figure, axes = plots.new_axes(title, 'step')
-    alike = differences.same_score_models(runs)
     limits: dict[float, str] = {}  # the first run that has each
     for run, name, stage in _policies(runs):
         steps, values = plots.thin(*stage.series(f'train/{metric}'))
@@ -75,7 +76,7 @@ def _curve(
         plots.threshold(axes, limit, color)
     if plots.legend(axes, columns=2):
         caption = f'{_SMOOTH} {_LINES}' if smooth else _LINES
-        if metric.startswith(('reward', 'cost')) and not alike:
+        if metric.startswith(_SCALED) and not differences.on_one_scale(runs):
             caption += f' {_SCALES}'
         yield plots.Chart(plots.slug(metric), 'learning', caption, figure)
 
@@ -114,11 +115,11 @@ def _fronts(runs: comparison.Runs) -> Iterator[plots.Chart]:
             zip(groups, fronts, strict=True), start=1
         ):
             if front:
-                which = f'_{number}' if len(groups) > 1 else ''
+                apart = len(groups) > 1
                 yield plots.Chart(
-                    f'front_{plots.slug(key)}{which}',
+                    f'front_{plots.slug(key)}' + (f'_{number}' if apart else ''),
                     'front',
-                    'Up and to the left is better. Bars: 95% intervals of the means.',
+                    (f'{", ".join(group)}. ' if apart else '') + _BETTER,
                     _plane(runs, group, found, front, cost),
                 )
 

@@ -42,7 +42,7 @@ def render(
         ('By a judge', markup.titled(judged.judgements(summary))),
         (
             'By category',
-            ''.join(markup.table(x, 'named') for x in judged.categories(summary)),
+            ''.join(markup.table(one, 'named') for one in judged.categories(summary)),
         ),
         ('Answers before and after', markup.charts(drawn, 'policies')),
         (

@@ -60,32 +60,24 @@ def check(config: ml_collections.ConfigDict) -> bool:
     path = directory(config)
     if config.if_exists == 'overwrite':
         return False
-    changes = _changes(config)
-    if changes and config.if_exists == 'refuse' and _has_begun(path):
-        raise inputs.InputError(
-            f'{path} holds {_ways_on(path, changes)} or move it aside with '
-            '--config.if_exists=overwrite.'
-        )
-    return not changes and is_done(path)
+    differing = changes(config)
+    if differing and config.if_exists == 'refuse' and _has_begun(path):
+        raise inputs.InputError(f'{path} holds {_told(path, _shown(differing))}')
+    return not differing and is_done(path)
 
 
-def _ways_on(path: pathlib.Path, changes: dict[str, tuple[Any, Any]]) -> str:
-    """What a directory that another config has begun holds, and what to do but leave.
-
-    In a finished evaluation there is nothing to go on from.
-    """
-    if not (path / RESULTS).is_file():
+def _told(path: pathlib.Path, shown: str) -> str:
+    """What a directory that another config has begun holds, and what to do."""
+    if (path / RESULTS).is_file():
         return (
-            f'a run with another config ({_shown(changes)}). Choose another '
-            '--config.run, go on in it under this config with '
-            '--config.if_exists=resume,'
+            f'an evaluation with another config ({shown}). Choose another '
+            '--config.run, or move it aside with --config.if_exists=overwrite '
+            '(resume does so unless the new one has all of it and more).'
         )
-    told = f'an evaluation with another config ({_shown(changes)}). Choose another '
-    if not _covered(changes):
-        return f'{told}--config.run,'
     return (
-        f'{told}--config.run, replace it by this one, which has all of it, with '
-        '--config.if_exists=resume,'
+        f'a run with another config ({shown}). Choose another --config.run, go on in '
+        'it under this config with --config.if_exists=resume, or move it aside with '
+        '--config.if_exists=overwrite.'
     )
 
 
@@ -105,40 +97,36 @@ def check_seed(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def claim(config: ml_collections.ConfigDict, *, stale: bool = False) -> bool:
+def claim(config: ml_collections.ConfigDict, *, aside: bool = False) -> bool:
     """Makes a stage's directory this config's own; returns whether it is done.
 
     Where something is there, config.if_exists decides: 'refuse' goes on only with what
     the same config began, 'resume' also with what another one did, and 'overwrite'
-    moves it aside, as 'resume' does with an evaluation that the new one does not cover.
+    moves it aside.
 
     Args:
       config: Of the stage.
-      stale: What is done there is of other inputs than there are now: it is moved
-        aside.
+      aside: Move away what is there in any case.
 
     Raises:
       InputError: As in `check`; or the directory cannot be written.
     """
-    done = distributed.by_first(_claim, config, stale)
+    done = distributed.by_first(_claim, config, aside)
     _wait_for(directory(config) / CONFIG)
     return done
 
 
-def _claim(config: ml_collections.ConfigDict, stale: bool) -> bool:
+def _claim(config: ml_collections.ConfigDict, aside: bool) -> bool:
     path = directory(config)
-    if check(config) and not stale:
+    if check(config) and not aside:
         return True
-    changes = _changes(config)
+    differing = changes(config)
     try:
-        changed = changes and _has_begun(path)
-        # There is nothing to go on from, and its results are not made again.
-        lost = changed and (path / RESULTS).is_file() and not _covered(changes)
-        if path.exists() and (config.if_exists == 'overwrite' or lost or stale):
+        if path.exists() and (config.if_exists == 'overwrite' or aside):
             _move_aside(path)
-        elif changed:
+        elif differing and _has_begun(path):
             if any(path.glob(f'{CHECKPOINTS}/*')):
-                log.info('%s: goes on with another config: %s', path, _shown(changes))
+                log.info('%s: goes on with another config: %s', path, _shown(differing))
             for name in (SUMMARY, RESULTS, CARD):
                 (path / name).unlink(missing_ok=True)
         path.mkdir(parents=True, exist_ok=True)
@@ -149,14 +137,6 @@ def _claim(config: ml_collections.ConfigDict, stale: bool) -> bool:
             'directory with space and permission.'
         ) from error
     return False
-
-
-def _covered(changes: dict[str, tuple[Any, Any]]) -> bool:
-    """Whether an evaluation has only more than before: policies, or costs."""
-    before, now = changes.get('models', ('', ''))
-    more = set(before.split(',')) <= set(now.split(','))
-    others = [old for key, (old, _) in changes.items() if key != 'models']
-    return more and all(old is None for old in others)
 
 
 def _wait_for(file: pathlib.Path, seconds: float = 60) -> None:
@@ -210,7 +190,7 @@ def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(metrics_lib.jsonable(config_lib.flatten(config))))
 
 
-def _changes(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
+def changes(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """(old value, new value) by key, where a directory's config is not this one."""
     new, old = _flat(config), recorded(directory(config), config.run)
     return {
@@ -227,6 +207,6 @@ def _moved(key: str, value: Any, old_run: str, run: str) -> Any:
     return layout.moved(value, old_run, run)
 
 
-def _shown(changes: dict[str, tuple[Any, Any]]) -> str:
-    listed = [f'{key}: {old!r} → {new!r}' for key, (old, new) in changes.items()]
+def _shown(differing: dict[str, tuple[Any, Any]]) -> str:
+    listed = [f'{key}: {old!r} → {new!r}' for key, (old, new) in differing.items()]
     return ', '.join(listed[:6]) + (' …' if listed[6:] else '')

@@ -99,12 +99,12 @@ def test_benign_prompts_are_of_categories_or_known_to_the_world(configs):
     config.benign = 'Arms, drugs'
     with pytest.raises(
         inputs.InputError,
-        match=r'category \'Arms\'; there are: "Arms, drugs", contrast, homonyms\.',
+        match=r'category \'Arms\'; there are: "Arms, drugs",contrast,homonyms\.',
     ):
         evaluate.benign_prompts(config, [*prompts, armed])
     config.benign = 'homonyms, typo'
     with pytest.raises(
-        inputs.InputError, match=r"category 'typo'; there are: contrast, homonyms\."
+        inputs.InputError, match=r"category 'typo'; there are: contrast,homonyms\."
     ):
         evaluate.benign_prompts(config, prompts)
     config.benign, config.data.world = '', True

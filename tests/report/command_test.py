@@ -83,10 +83,16 @@ def test_a_part_is_not_taken_for_a_run(run, part):
 
 
 def test_a_report_of_other_making_is_not_written_over(run):
-    made.write_json(run / 'report' / 'notes.json', 'mine')
+    directory = run / 'report'
+    made.write_json(directory / 'notes.json', 'mine')
     said = micro.error(command.main, [str(run)])
-    assert f'{run}/report is there and is no report; name another' in said
-    assert [path.name for path in (run / 'report').iterdir()] == ['notes.json']
+    assert said == f'Error: {directory} is there and is no report; move it away.'
+    assert [path.name for path in directory.iterdir()] == ['notes.json']
+    # Earlier ones are known by their two files.
+    (directory / 'notes.json').rename(directory / 'summary.json')
+    (directory / 'index.html').write_text('<html>')
+    assert command.main([str(run)]) == 0
+    assert 'PPO-Lagrangian' in (directory / 'index.html').read_text()
 
 
 @pytest.mark.parametrize(

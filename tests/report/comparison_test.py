@@ -194,7 +194,14 @@ def test_different_evaluations_are_told_on_page_and_terminal(runs, tmp_path, cap
     for number, run in enumerate(pair, start=1):
         drawn = axes_of(pair, f'front_cost_{number}').get_legend_handles_labels()[1]
         assert drawn == [run.name]
-    assert text.count('heights cannot be compared') == 2  # of reward and of cost
+    assert 'tiny. Up and to the left' in text
+    assert 'heights cannot be compared' not in text  # trained alike
+    for run, model in zip(pair, 'ab', strict=True):
+        config = {'stage': 'ppo_lag', 'reward.init': f'hub/{model}'}
+        made.write_json(run / 'ppo_lag' / 'config.json', config)
+    report.compare({run.name: run for run in pair}, tmp_path / 'report')
+    text = ''.join(made.read_page(tmp_path / 'report').texts)
+    assert text.count('heights cannot be compared') == 3  # of reward, cost and λ
 
 
 def test_other_prompts_have_no_place_side_by_side(runs, tmp_path):

@@ -33,16 +33,28 @@ def test_score_models_are_known_by_their_digests_wherever_they_are():
         evaluated(reward__init=place) for place in ('hub/a', 'hub/b', 'hub/a')
     )
     for run, digest in ((one, 'a1' * 32), (copy, 'a1' * 32), (other, 'b2' * 32)):
-        run.results['digests'] = {'score_models': {'reward': digest}}
+        run.results['digests'] = {'reward': digest, 'costs.harm': 'c3' * 32}
     runs = {'one': one, 'copy': copy, 'other': other}
     assert differences.groups(runs) == [['one', 'copy'], ['other']]
-    assert differences.same_score_models({'one': one, 'copy': copy})
-    assert not differences.same_score_models(runs)
     (told,) = [x for x in differences.notes(runs) if x.startswith('Different score')]
     assert told == (
-        'Different score models: reward.init is "SHA-256 a1a1a1a1a1a1…" in one and '
-        'copy, "SHA-256 b2b2b2b2b2b2…" in other.'
+        'Different score models: reward.init is "hub/a" (SHA-256 a1a1a1a1a1a1…) in one '
+        'and copy, "hub/a" (SHA-256 b2b2b2b2b2b2…) in other.'
     )
+    # Beside one that has none, places are all that is known of each.
+    runs['old'] = evaluated(reward__init='hub/b')
+    assert differences.groups(runs) == [['one', 'other'], ['copy', 'old']]
+
+
+def test_learning_is_on_one_scale_under_the_same_score_models():
+    models = {'reward.init': 'hub/a', 'reward.normalize': False}
+    plain, constrained, other = (
+        trained(ppo_lag=stage(**models, **more), sft=stage(**{'reward.init': 'x'}))
+        for more in ({}, {'costs.harm.init': 'hub/b'}, {'costs.harm.init': 'hub/c'})
+    )
+    assert differences.on_one_scale({'a': plain, 'b': constrained})
+    assert differences.on_one_scale({'a': plain, 'b': other})
+    assert not differences.on_one_scale({'a': constrained, 'b': plain, 'c': other})
 
 
 def trained(evaluation=None, **stages):
