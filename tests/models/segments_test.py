@@ -10,9 +10,9 @@ import pytest
 from beaver_jax.models import attention
 from beaver_jax.models import positions
 from tests import tiny
-from tests.models import transformer_test
+from tests.models import decoders
 
-VARIANTS = transformer_test.VARIANTS | {
+VARIANTS = decoders.VARIANTS | {
     'gpt-2': tiny.GPT2 | {'max_positions': 8},
     'gpt-neox': tiny.GPT_NEOX,
 }
@@ -29,7 +29,7 @@ def packed():
     """Two rows of three segments and two pads: tokens, mask, segments."""
     numbers = np.repeat([1, 2, 3, 0], [*LENGTHS, 2])
     segments = jnp.asarray(np.stack([numbers, numbers]), jnp.int32)
-    return transformer_test.tokens_of(2, 14), segments > 0, segments
+    return decoders.tokens_of(2, 14), segments > 0, segments
 
 
 @every_variant
