@@ -14,6 +14,9 @@ import threading
 import time
 from typing import Any
 
+from beaver_jax import fragments
+from beaver_jax.evaluate import judges
+
 # The weight of each fault beside 'good'.
 FAULTS = {'good': 8, '429': 1, '500': 1, 'slow': 0.7, 'cut': 1, 'off': 1, 'broken': 1}
 SLOW = 2.0  # seconds, twice as long as a client of these tests waits
@@ -137,3 +140,10 @@ def serve(weights: Mapping[str, float] | None = None, seed: int = 0) -> Iterator
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def settings(url='http://localhost/v1', **changes):
+    """Of a judge that asks the stub, and waits for nothing long."""
+    quick = {'timeout': 30.0, 'backoff': 0.001, 'requests_per_minute': 0.0}
+    named = {'url': url, 'model': 'stub', 'key_variable': ''}
+    return judges.Settings(**(fragments.judge().to_dict() | quick | named | changes))
