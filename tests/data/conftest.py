@@ -1,4 +1,4 @@
-"""A tokenizer of letters, and files of rows, for formats that are read to ids."""
+"""A tokenizer of letters, and files of rows to read: to ids, or by their names."""
 
 import json
 import re
@@ -45,3 +45,14 @@ def write(tmp_path, monkeypatch):
         return name
 
     return write
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to name files in without colons of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('rows.jsonl', 'odd:name.jsonl', 'odd:0.5', 'alpaca:0.5:x.jsonl'):
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    (tmp_path / 'alpaca' / 'rows').mkdir(parents=True)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'folder' / 'a.jsonl').write_text('{"prompt": "a"}\n')
