@@ -1,4 +1,4 @@
-"""The checks of fields. More in sources_test.py and records_test.py."""
+"""The checks of fields. More in the folder sources."""
 
 import pytest
 
