@@ -1,16 +1,21 @@
-"""Tiny models and a rollout batch of theirs, for tests of the update."""
+"""Tiny models, a rollout batch of theirs and its gradients, for tests of the update."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from beaver_jax import scoring
 from beaver_jax import types
+from beaver_jax.steps import ppo_config
+from beaver_jax.steps import ppo_lag
 from tests import tiny
 
 PROMPT, RESPONSE = 3, 4
 ONE_LAYER = {'num_layers': 1}
+CONFIG = ppo_config.PPOConfig(kl_coeff=0.1)
 
 
 @functools.cache
@@ -79,3 +84,22 @@ def supervised():
     mask = jnp.arange(6)[None] < jnp.array([6, 2, 5, 3])[:, None]
     tokens = jax.random.randint(jax.random.key(1), mask.shape, 1, 13)
     return types.SftBatch(tokens, mask, mask.at[:, 0].set(False))
+
+
+def assert_close(one, other, rtol=1e-4, atol=1e-6):
+    check = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
+    jax.tree.map(check, one, other)
+
+
+@functools.cache
+def compiled(**fields):
+    """(parameters, batch) to (gradients, metrics), with these fields of the config."""
+    model, _ = actor()
+    config = dataclasses.replace(CONFIG, **fields)
+    fn = functools.partial(ppo_lag.actor_gradients, model=model, config=config)
+    return jax.jit(fn)
+
+
+def actor_gradients(samples, advantages, ptx=None, **fields):
+    _, params = actor()
+    return compiled(**fields)(params, (samples, advantages, ptx))
