@@ -1,4 +1,4 @@
-"""Whose a stage's directory is. What a run makes of it: tests/bad_input_test.py."""
+"""Whose a stage's directory is. What a run makes of it: tests/run_directory_test.py."""
 
 import json
 
