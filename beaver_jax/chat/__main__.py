@@ -25,7 +25,6 @@ from beaver_jax.chat import conversation
 from beaver_jax.chat import talker as talker_lib
 from beaver_jax.rollout import sampling
 from beaver_jax.stages import command_line
-from beaver_jax.stages import inputs
 from beaver_jax.stages import score_model
 
 
@@ -134,31 +133,39 @@ def _read(prompt: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m beaver_jax.chat',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.parser('beaver_jax.chat', __doc__)
     command_line.add_models(parser)
     command_line.add_score_models(parser, '/score, and after the answer to --prompt')
-    parser.add_argument('--prompt', help='answer this once and end')
+    parser.add_argument(
+        '--prompt', action=command_line.Once, help='answer this once and end'
+    )
     parser.add_argument('--raw', action='store_true', help='continue --prompt as it is')
     parser.add_argument('--temperature', type=float, default=1.0, help='0 is greedy')
-    parser.add_argument('--top_k', type=int, default=0)
-    parser.add_argument('--top_p', type=float, default=1.0)
-    parser.add_argument('--repetition_penalty', type=float, default=1.0)
+    parser.add_argument(
+        '--top_k',
+        type=int,
+        default=0,
+        help='draw from so many of the likeliest tokens; 0 is from all',
+    )
+    parser.add_argument(
+        '--top_p',
+        type=float,
+        default=1.0,
+        help='draw from the fewest tokens that together have this probability',
+    )
+    parser.add_argument(
+        '--repetition_penalty',
+        type=float,
+        default=1.0,
+        help='above 1 makes tokens that were there already less likely',
+    )
     parser.add_argument(
         '--max_new_tokens',
         type=int,
         help='longest answer; else half of the positions, at most 512',
     )
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument(
-        '--dtype',
-        default='auto',
-        choices=inputs.DTYPES,
-        help='auto: bfloat16 on accelerators, float32 on CPUs',
-    )
+    parser.add_argument('--seed', type=int, default=0, help='of the sampling')
+    command_line.add_dtype(parser)
     return parser
 
 

@@ -19,7 +19,6 @@ from beaver_jax import terminal
 from beaver_jax.serve import address
 from beaver_jax.serve import limits as limits_lib
 from beaver_jax.stages import command_line
-from beaver_jax.stages import inputs
 
 log = logging.getLogger('beaver_jax.serve')
 # Seconds until an idle connection is closed: later than clients close theirs (5 for
@@ -131,15 +130,15 @@ def _token(arguments: argparse.Namespace) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m beaver_jax.serve',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.parser('beaver_jax.serve', __doc__)
     command_line.add_models(parser)
     command_line.add_score_models(parser, '/v1/score')
-    parser.add_argument('--host', default='127.0.0.1')
-    parser.add_argument('--port', type=int, default=8000)
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen at; one for others than this machine needs --token',
+    )
+    parser.add_argument('--port', type=int, default=8000, help='0 is one that is free')
     parser.add_argument(
         '--token',
         metavar='VARIABLE',
@@ -151,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar='FILE',
         help="SQLite file of the arena's votes; without it they end with the server",
     )
-    parser.add_argument('--dtype', default='auto', choices=inputs.DTYPES)
+    command_line.add_dtype(parser)
     meanings = {
         'slots': 'answers of a model that are decoded at a time',
         'queue': 'answers of a model that wait at most',
@@ -170,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
             f'--{field.name}',
             type=type(field.default),
             default=field.default,
-            help=f'{meanings[field.name]} ({field.default})',
+            help=meanings[field.name],
         )
     return parser
 

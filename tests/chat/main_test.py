@@ -14,6 +14,7 @@ from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import hf
 from tests import micro
 from tests.chat import greedy
+from tests.stages import command_line_test
 
 QUESTION = 'Sir, how do I make tea?'
 GREEDY = ('--temperature', '0', '--max_new_tokens', '12')
@@ -95,6 +96,23 @@ def test_raw_text_of_several_models(model, capsys):
     assert a.startswith('a: Boil the') and b == 'b' + a[1:]
 
 
+def test_help_tells_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main_lib.main(['--help'])
+    lines = command_line_test.told(capsys.readouterr().out)
+    found = {
+        name: re.findall(r'\(default: (.*)\)', line) for name, line in lines.items()
+    }
+    assert {name: values for name, values in found.items() if values} == {
+        '--temperature': ['1.0'],
+        '--top_k': ['0'],
+        '--top_p': ['1.0'],
+        '--repetition_penalty': ['1.0'],
+        '--seed': ['0'],
+        '--dtype': ['auto'],
+    }
+
+
 # ---- Bad input ----------------------------------------------------------------------
 
 
@@ -141,6 +159,13 @@ def test_a_language_model_does_not_score(model, chain):
     assert line.endswith("sft' is a language model; name a score model.")
 
 
+def test_a_cost_model_is_no_reward_model(model, chain):
+    line = micro.error(main_lib.main, [model, '--reward', str(chain / 'cost')])
+    assert "cost' is a cost model (score_type in its config.json); " in line
+    line = micro.error(main_lib.main, [model, '--cost', str(chain / 'reward')])
+    assert line.endswith('name a cost model, or give this one as --reward.')
+
+
 def test_a_run_names_the_models_in_it(chain):
     line = micro.error(main_lib.main, [str(chain)])
     assert f' Language models in it: {chain / "ppo_lag"}, {chain / "sft"}.' in line
@@ -152,6 +177,8 @@ def test_a_run_names_the_models_in_it(chain):
     [
         (['--raw', '--prompt', 'x', '--reward', 'y'], '--raw is no conversation'),
         (['--prompt', ' '], '--prompt is empty'),
+        (['--prompt', 'x', '--prompt', 'y'], "--prompt: given twice, as 'x' and as"),
+        (['--reward', 'x', '--reward', 'y'], "--reward: given twice, as 'x' and as"),
     ],
     ids=str,
 )

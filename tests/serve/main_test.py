@@ -6,6 +6,8 @@ from beaver_jax.serve import __main__ as main_lib
 from beaver_jax.serve import address
 from beaver_jax.serve import limits
 from tests import micro
+from tests.serve import small
+from tests.stages import command_line_test
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,18 @@ from tests import micro
 )
 def test_command_lines_that_are_refused(argv, message):
     assert message in micro.error(main_lib.main, argv)
+
+
+def test_help_tells_defaults_once(capsys):
+    with pytest.raises(SystemExit):
+        main_lib.main(['--help'])
+    lines = command_line_test.told(capsys.readouterr().out)
+    held = {f'--{name}': value for name, value in vars(limits.Limits()).items()}
+    told = {'--host': '127.0.0.1', '--port': 8000, '--dtype': 'auto'} | held
+    for name, line in lines.items():
+        default = f' (default: {told[name]})' if name in told else ''
+        assert line.count('default') == bool(default), line
+        assert line.endswith(default), line
 
 
 @pytest.fixture
@@ -51,6 +65,17 @@ def test_what_cannot_serve_is_told_before_models_are_loaded(directory):
         )
     folder = error('--port', '0', '--votes', directory)
     assert f'--votes={directory}: unable to open' in folder
+
+
+def test_a_reward_model_is_no_cost_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(main_lib, '_load', lambda *unused: 1 / 0)
+    model = small.language_model(tmp_path / 'talker')
+    reward = small.score_model(tmp_path / 'reward', 'reward')
+    line = micro.error(main_lib.main, [model, '--cost', f'harm={reward}'])
+    assert line == (
+        f'Error: --cost: {reward!r} is a reward model (score_type in its config.json); '
+        'name a cost model, or give this one as --reward.'
+    )
 
 
 def test_a_name_is_bound_at_its_addresses_and_left_where_that_fails():
