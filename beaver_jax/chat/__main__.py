@@ -118,7 +118,10 @@ def _continue(talkers: Mapping[str, talker_lib.Talker], prompt: str) -> None:
             raise ValueError('--prompt is empty, and the model has no BOS.')
         _write(labels[name])
         ids = ids or [talker.tokenizer.bos_token_id]
-        talker_lib.print_stream(talker, ids, _write, raw=True)
+        try:
+            talker_lib.print_stream(talker, ids, _write, raw=True)
+        except KeyboardInterrupt:
+            _write('\n')
 
 
 def _write(text: str) -> None:

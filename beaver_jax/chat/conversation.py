@@ -45,6 +45,7 @@ class Conversation:
         self._talkers, self._score_models = talkers, score_models
         self._labels, self._write, self._warn, self._clear = labels, write, warn, clear
         self._turns: dict[str, list[str]] = {name: [] for name in talkers}
+        self._ended: dict[str, bool] = {}  # whether the last answer came to its end
 
     def converse(self, read: Callable[[str], str]) -> None:
         """Answers what is read until /quit or the end of the input."""
@@ -73,8 +74,9 @@ class Conversation:
     def score(self) -> None:
         """Writes what the score models say of the last answers, a line each."""
         for name, turns in self._turns.items():
-            ended = self._talkers[name].ended
-            said = score_model_lib.told(self._score_models, turns, ended=ended)
+            said = score_model_lib.told(
+                self._score_models, turns, ended=self._ended[name]
+            )
             before = f'{name}: ' if len(self._talkers) > 1 else ''
             self._write(f'({before}{said})\n')
 
@@ -102,12 +104,18 @@ class Conversation:
     def _answer(self) -> None:
         for name, talker in self._talkers.items():
             turns = self._turns[name]
-            turns.append(self._answer_of(talker, tuple(turns), self._labels[name]))
+            answer, ended = self._answer_of(talker, tuple(turns), self._labels[name])
+            turns.append(answer)
+            self._ended[name] = ended
 
     def _answer_of(
         self, talker: talker_lib.Talker, turns: tuple[str, ...], label: str
-    ) -> str:
-        """Writes an answer until its end or Ctrl-C; returns it as far as it came."""
+    ) -> tuple[str, bool]:
+        """Writes an answer until its end or Ctrl-C.
+
+        Returns:
+          (the answer as far as it came, whether it came to its end).
+        """
         shown: list[str] = []
 
         def show(text: str) -> None:
@@ -121,7 +129,7 @@ class Conversation:
             if told := talker_lib.told_cut(talker, turns, ids):
                 self._warn(told)
             self._write(label)
-            return talker_lib.print_stream(talker, ids, show, raw=False)
+            return talker_lib.print_stream(talker, ids, show, raw=False), talker.ended
         except KeyboardInterrupt:
             self._write('\n')
-            return ''.join(shown)
+            return ''.join(shown), False

@@ -68,8 +68,10 @@ def told(
       models: By name; `REWARD` is the reward model, all others are cost models.
       turns: User, assistant, …, assistant. Where they are too many tokens for a model,
         it does not see the oldest.
-      ended: Whether the last answer did.
+      ended: Whether the last answer did. One that did not, and has no text, is none.
     """
+    if not ended and not turns[-1]:
+        return 'no answer to score'
     return ', '.join(_told(*named, turns, ended) for named in models.items())
 
 

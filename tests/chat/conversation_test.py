@@ -192,6 +192,24 @@ def test_the_last_answers_are_scored(talker, score_models):
     assert two.endswith(f'(A: {told})\n(B: {told})\n\n')
 
 
+@pytest.mark.parametrize('while_encoding', [False, True])
+def test_an_answer_that_was_stopped_before_its_first_token_is_none(
+    talker, score_models, monkeypatch, while_encoding
+):
+    def interrupted(*unused, **also):
+        raise KeyboardInterrupt
+
+    class Stopped(Listener):
+        ended = True  # so did the answer before
+        stream = interrupted
+
+    if while_encoding:
+        monkeypatch.setattr(conversation.tokenizer_lib, 'encode_prompt', interrupted)
+    listener: Any = Stopped(talker)
+    said = converse({'A': listener}, 'one', '/score', score_models=score_models)
+    assert said.endswith('(no answer to score)\n\n')
+
+
 def test_scoring_can_be_broken_off(talker, score_models, monkeypatch):
     def interrupted(*unused, **also):
         raise KeyboardInterrupt

@@ -96,6 +96,17 @@ def test_raw_text_of_several_models(model, capsys):
     assert a.startswith('a: Boil the') and b == 'b' + a[1:]
 
 
+def test_raw_text_can_be_broken_off(model, monkeypatch, capsys):
+    def stopped(talker, ids, write, *, raw):
+        write('Boil the')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_lib.talker_lib, 'print_stream', stopped)
+    argv = [f'a={model}', f'b={model}', *GREEDY, '--raw', '--prompt', 'Boil the']
+    main_lib.main(argv)
+    assert capsys.readouterr().out == 'a: Boil the\nb: Boil the\n'
+
+
 def test_help_tells_defaults(capsys):
     with pytest.raises(SystemExit):
         main_lib.main(['--help'])

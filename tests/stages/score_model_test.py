@@ -54,6 +54,12 @@ def test_an_answer_that_was_cut_has_no_eos(models):
     assert told == f'reward {cut[0]:.2f}'
 
 
+def test_nothing_that_has_not_ended_is_no_answer(models):
+    one = {'reward': models['reward']}
+    assert score_model.told(one, ['Why?', ''], ended=False) == 'no answer to score'
+    assert score_model.told(one, ['Why?', '']).startswith('reward ')
+
+
 def test_costs_of_both_signs_are_told_apart(models):
     found = {
         score_model.told({'harm': models['harm']}, [question, 'See the sky.'])
