@@ -111,8 +111,12 @@ def _add_models(app: fastapi.FastAPI, served: Served) -> None:
 
     @app.get('/v1/models')
     async def models() -> dict[str, Any]:
-        """All models."""
-        return {'object': 'list', 'data': [card(m) for m in served.models.values()]}
+        """All models, and the names of those that score."""
+        return {
+            'object': 'list',
+            'data': [card(m) for m in served.models.values()],
+            'score_models': [] if served.scorer is None else [*served.scorer.models],
+        }
 
     @app.get('/v1/models/{name}')
     async def model(name: str) -> dict[str, Any]:
@@ -189,7 +193,15 @@ def _add_scores(app: fastapi.FastAPI, served: Served) -> None:
                 param='conversations',
             )
         turns = [schemas.conversation(one, ends_with='assistant') for one in given]
-        encoded = await concurrency.run_in_threadpool(_encode_all, scorer, turns)
+        if not body.ended and not all(one[-1] for one in turns):
+            raise errors.ApiError(
+                400,
+                'There is no answer to score: it has no text, and has not ended.',
+                param='ended',
+            )
+        encoded = await concurrency.run_in_threadpool(
+            _encode_all, scorer, turns, body.ended
+        )
         try:
             waiting = [asyncio.wrap_future(f) for f in scorer.submit(encoded)]
         except engine_lib.BusyError as error:
@@ -272,15 +284,15 @@ def _prompts(
 
 
 def _encode_all(
-    scorer: scorer_lib.Scorer, turns: Sequence[Sequence[str]]
+    scorer: scorer_lib.Scorer, turns: Sequence[Sequence[str]], ended: bool
 ) -> list[dict[str, list[int]]]:
-    """Ids by score model.
+    """Ids by score model, without the last EOS where answers have not ended.
 
     Raises:
       ApiError: A conversation is too long.
     """
     found = [
-        {name: model.encode(one) for name, model in scorer.models.items()}
+        {name: model.encode(one, ended=ended) for name, model in scorer.models.items()}
         for one in turns
     ]
     longest = max(len(ids) for one in found for ids in one.values())

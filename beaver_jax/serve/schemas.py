@@ -150,6 +150,7 @@ class ScoreRequest(Strict):
     conversations: (
         Annotated[list[Turns], pydantic.Field(min_length=1, max_length=256)] | None
     ) = None
+    ended: bool = True  # whether the last answers did; what was cut has no EOS
 
 
 def conversation(messages: Sequence[Message], *, ends_with: str) -> tuple[str, ...]:

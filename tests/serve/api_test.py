@@ -1,16 +1,11 @@
 """The API, through a client without a network."""
 
 import dataclasses
-import functools
 import json
 
 from fastapi import testclient
-import jax
-import jax.numpy as jnp
 import pytest
 
-from beaver_jax import scoring
-from beaver_jax.models import score
 from beaver_jax.serve import answers
 from beaver_jax.serve import app as app_lib
 from beaver_jax.serve import engine as engine_lib
@@ -18,7 +13,7 @@ from beaver_jax.serve import errors
 from tests.serve import conftest
 from tests.serve import engine_test
 
-CHAT, COMPLETE, SCORE = '/v1/chat/completions', '/v1/completions', '/v1/score'
+CHAT, COMPLETE = '/v1/chat/completions', '/v1/completions'
 ASKS = [{'role': 'user', 'content': 'Who is there?'}]
 ANSWERED = [*ASKS, {'role': 'assistant', 'content': 'I cannot say.'}]
 
@@ -74,9 +69,10 @@ def content(choice):
 
 
 def test_models_are_listed(client):
-    data = client.get('/v1/models').json()['data']
-    assert [one['id'] for one in data] == ['talker']
-    assert client.get('/v1/models/talker').json() == data[0]
+    found = client.get('/v1/models').json()
+    (card,) = found['data']
+    assert card['id'] == 'talker' and client.get('/v1/models/talker').json() == card
+    assert found['score_models'] == ['reward', 'harm']
     assert client.get('/health').json() == {'status': 'ok', 'open': {'talker': 0}}
 
 
@@ -200,68 +196,6 @@ def test_entries_that_ask_for_nothing_are_nothing(client):
         messages=[{'role': 'user', 'content': parts}],
     )
     assert same['choices'] == plain['choices']
-
-
-# ---- Scores -------------------------------------------------------------------------
-
-
-def test_scores_are_those_of_the_models(client, judge):
-    longer = [*ANSWERED, *ASKS, {'role': 'assistant', 'content': 'See the book.'}]
-    response = client.post(SCORE, json={'conversations': [ANSWERED, longer, ANSWERED]})
-    data = response.json()['data']
-    assert [one['index'] for one in data] == [0, 1, 2]
-    texts = [turn['content'] for turn in longer]
-    for name, found in (
-        ('reward', data[1]['reward']),
-        ('harm', data[1]['costs']['harm']),
-    ):
-        model = judge.models[name]
-        ids = jnp.array([model.encode(texts)])
-        score_ids = jax.jit(functools.partial(scoring.end_scores, model.model))
-        expected = score_ids(
-            model._params, score.init_normalizer(1), ids, jnp.ones(ids.shape, bool)
-        )
-        assert found == pytest.approx(float(expected[0, 0]), abs=1e-5)
-    assert data[0]['reward'] == pytest.approx(data[2]['reward'], abs=1e-5)
-    assert abs(data[0]['reward'] - data[1]['reward']) > 1e-3
-    single = client.post(SCORE, json={'messages': ANSWERED}).json()['data']
-    assert single[0]['reward'] == pytest.approx(data[0]['reward'], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ('body', 'status', 'message'),
-    [
-        ({}, 400, 'Give either messages, one conversation, or conversations'),
-        ({'messages': ANSWERED, 'conversations': [ANSWERED]}, 400, 'Give either'),
-        ({'messages': ASKS}, 400, "The last message must be of 'assistant'"),
-        ({'conversations': []}, 422, 'at least 1 item'),
-        ({'conversations': [ANSWERED] * 7}, 400, '7 conversations; at most 6'),
-        (
-            {'messages': [*ANSWERED * 9]},
-            400,
-            'tokens; at most 64',
-        ),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_scored(client, body, status, message):
-    check(client.post(SCORE, json=body), status, message)
-
-
-def test_more_conversations_than_may_wait_now(client, judge, monkeypatch):
-    def refuse(conversations):
-        raise engine_lib.BusyError
-
-    monkeypatch.setattr(judge, 'submit', refuse)
-    response = client.post(SCORE, json={'conversations': [ANSWERED] * 6})
-    check(response, 429, 'Too many conversations wait')
-    assert response.headers['Retry-After'] == '1'
-
-
-def test_without_score_models_there_are_no_scores(model):
-    client = client_of(app_lib.Served({'talker': model}, None, conftest.LIMITS))
-    response = client.post(SCORE, json={'messages': ANSWERED})
-    check(response, 404, 'There is no reward or cost model')
 
 
 # ---- Errors -------------------------------------------------------------------------
