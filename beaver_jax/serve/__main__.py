@@ -132,7 +132,7 @@ def _token(arguments: argparse.Namespace) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser('beaver_jax.serve', __doc__)
     command_line.add_models(parser)
-    command_line.add_score_models(parser, '/v1/score')
+    command_line.add_score_models(parser, '/v1/score and the page')
     parser.add_argument(
         '--host',
         default='127.0.0.1',

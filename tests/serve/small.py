@@ -21,10 +21,12 @@ def language_model(directory: pathlib.Path, seed: int = 0, **changes: Any) -> st
     return str(directory)
 
 
-def score_model(directory: pathlib.Path, kind: str, seed: int = 1) -> str:
+def score_model(
+    directory: pathlib.Path, kind: str, seed: int = 1, max_positions: int = 256
+) -> str:
     """A reward or cost model over the same tokenizer."""
     bpe.train(vocabularies.TEXTS, directory, vocab_size=VOCABULARY)
-    backbone = {'vocab_size': VOCABULARY, 'max_positions': 256}
+    backbone = {'vocab_size': VOCABULARY, 'max_positions': max_positions}
     model, params = tiny.score_model(seed, backbone=backbone, score_type=kind)
     normalizer = score.init_normalizer(1)
     hf.save_score_model(directory, model.config, params, normalizer)

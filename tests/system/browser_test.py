@@ -1,8 +1,10 @@
-"""Pages as a browser shows them: chat, the arena, markup in answers, reports."""
+"""Pages as a browser shows them: chat, scores, the arena, markup, reports."""
 
+import re
 import shutil
 import uuid
 
+import httpx
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome import service
@@ -17,10 +19,12 @@ WIDE, NARROW = (1280, 800), (390, 844)
 
 
 @pytest.fixture(scope='module')
-def served(start):
+def served(start, paths):
     return start(
         'talker',
         'author',
+        reward=paths['reward'],
+        cost=paths['cost'],
         slots=4,
         queue=8,
         prompts=2,
@@ -113,20 +117,108 @@ def test_an_answer_streams(browse):
     page.until(lambda: len(page.texts('.turn')) == 4 and page.idle())
 
 
+# At once when a word is there: the next look may be after the answer's end.
+STOP = """
+const stop = document.querySelector('#stop');
+const said = [...document.querySelectorAll('.assistant')].at(-1)?.innerText;
+if (stop.hidden || !said) return false;
+stop.click();
+return true;
+"""
+
+
 def test_an_answer_can_be_stopped(browse, served):
     page = browse()
     page.ask('Who is there?')
-    # At once when a word is there: the next look may be after the answer's end.
-    stop = """
-        const stop = document.querySelector('#stop');
-        const said = document.querySelector('.assistant')?.innerText;
-        if (stop.hidden || !said) return false;
-        stop.click();
-        return true;
-    """
-    page.until(lambda: page.driver.execute_script(stop))
+    page.until(lambda: page.driver.execute_script(STOP))
     page.until(page.idle)
     served.until(lambda: served.open() == 0)
+
+
+# What is asked of a path, with the status of the response.
+RECORD = """
+const [path] = arguments, fetch = window.fetch;
+window.seen = [];
+window.fetch = async (where, options) => {
+  const response = await fetch(where, options);
+  if (where === path) window.seen.push([JSON.parse(options.body), response.status]);
+  return response;
+};
+"""
+
+
+def test_answers_are_scored_as_far_as_they_came(browse, served):
+    page = browse()
+    page.driver.execute_script(RECORD, '/v1/score')
+
+    def seen():
+        return page.driver.execute_script('return window.seen')
+
+    page.choose('author')
+    page.ask('Who?')
+    page.until(lambda: page.texts('.note'))
+    asked = [
+        {'role': 'user', 'content': 'Who?'},
+        {'role': 'assistant', 'content': server_lib.MARKUP},
+    ]
+    assert seen() == [[{'messages': asked, 'ended': True}, 200]]
+    body = {'messages': asked}
+    (found,) = httpx.post(f'{served.url}/v1/score', json=body).json()['data']
+    harm = found['costs']['harm']
+    assert page.texts('.note') == [
+        f'reward {found["reward"]:.2f} · cost harm {harm:.2f}, '
+        + ('unsafe' if harm > 0 else 'safe')
+    ]
+    page.one('#anew').click()
+    page.choose('talker')
+    page.ask('Who?')
+    page.until(lambda: page.driver.execute_script(STOP))
+    page.until(lambda: page.texts('.note'))
+    assert seen()[1][0]['ended'] is False
+    shown = page.texts('.turn')[1]
+    assert seen()[1][0]['messages'][-1]['content'].strip() == shown.strip()
+    page.one('#arena').click()  # it is blind
+    page.ask('Who?')
+    page.until(lambda: page.one('#votes').is_displayed())
+    assert len(seen()) == 2 and not page.all('.note')
+
+
+def test_a_conversation_goes_on_without_scores(browse):
+    page = browse()
+    page.driver.execute_script(HOLD, '/v1/score', True)
+    page.choose('author')
+    page.ask('Who is there?')
+    page.until(page.idle)
+    page.ask('And here?')  # before the first is scored
+    page.until(lambda: page.idle() and len(page.texts('.turn')) == 4)
+    go(page)
+    page.until(lambda: page.texts('.note'))
+    assert page.texts('.note') == ['no scores: no network']
+    assert page.texts('#error') == ['']
+
+
+def test_a_conversation_that_is_too_long_says_what_to_do(browse):
+    page = browse()
+    page.choose('author')
+    long = 'Who is there? ' * 400
+    paste = 'document.querySelector("#text").value = arguments[0]'
+
+    def refused():
+        page.driver.execute_script(paste, long)
+        page.one('#send').click()
+        page.until(lambda: page.idle() and page.texts('#error') != [''])
+        assert page.one('#text').get_property('value') == long.strip()
+        return page.texts('#error')[0]
+
+    limit = r'The prompt has \d+ tokens; at most 2000\.'
+    assert re.fullmatch(f'Your message is too long; shorten it. {limit}', refused())
+    page.one('#text').clear()
+    page.ask('Who is there?')
+    page.until(lambda: page.idle() and len(page.texts('.turn')) == 2)
+    told = 'The conversation has become too long; “New” starts a new one.'
+    assert re.fullmatch(f'{told} {limit}', refused())
+    page.one('#anew').click()
+    assert page.texts('#error') == [''] and not page.texts('.turn')
 
 
 def test_markup_is_shown_as_text(browse):

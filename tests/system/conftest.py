@@ -27,8 +27,8 @@ def paths(tmp_path_factory):
         'talker': server.talker(root / 'talker'),
         'slow': server.talker(root / 'slow', **slow),
         'author': server.author(root / 'author'),
-        'reward': small.score_model(root / 'reward', 'reward'),
-        'cost': small.score_model(root / 'cost', 'cost', seed=2),
+        'reward': small.score_model(root / 'reward', 'reward', max_positions=512),
+        'cost': small.score_model(root / 'cost', 'cost', 2, max_positions=512),
     }
 
 
