@@ -22,6 +22,20 @@ def test_links_lead_somewhere(page):
             assert (parent / path).exists(), link
 
 
+def test_tests_that_are_named_exist():
+    named = {
+        name
+        for page in documentation.PAGES
+        for name in re.findall(r'tests/[\w/]+\.py(?:::\w+)?', page.read_text())
+    }
+    assert len(named) > 50
+    for name in named:
+        file, _, function = name.partition('::')
+        path = ROOT / file
+        assert path.is_file(), name
+        assert not function or f'def {function}(' in path.read_text(), name
+
+
 def test_modules_of_the_reference_exist():
     named = [
         name

@@ -37,6 +37,20 @@ def test_entropy_in_nats():
     np.testing.assert_allclose(causal_lm.entropy(LOGITS), expected, rtol=1e-6)
 
 
+def test_entropy_of_large_logits_is_as_exact_and_may_be_learnt_from():
+    def entropy(logits):
+        return jnp.sum(causal_lm.entropy(logits))
+
+    near = jnp.array([[[0.0, 2.0, 1.0], [1.0, 1.0, -3.0]]])
+    far = near + 1000.0  # the sum has no rounding, and e^1000 is infinite
+    np.testing.assert_allclose(entropy(far), entropy(near), rtol=1e-6)
+    # dH/dl_v = -π_v·(log π_v + H)
+    logps = jax.nn.log_softmax(near)
+    expected = -jnp.exp(logps) * (logps + causal_lm.entropy(near)[..., None])
+    for logits in (near, far):
+        np.testing.assert_allclose(jax.grad(entropy)(logits), expected, atol=1e-6)
+
+
 def test_entropy_at_a_temperature():
     # -(1/10)·log(1/10) - (9/10)·log(9/10) = log 10 - (9/10)·log 9
     expected = [[math.log(10) - 0.9 * math.log(9), LOG2]]

@@ -92,13 +92,37 @@ def test_blocks_of_queries_change_neither_values_nor_gradients(monkeypatch, leng
     def found():
         return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))(q, k, v, bias)
 
-    monkeypatch.setattr(attention, 'SHORTEST', 1)
+    monkeypatch.setattr(attention, 'SHORTEST', 16)
     blocks = found()
-    monkeypatch.setattr(attention, 'SHORTEST', length)
+    monkeypatch.setattr(attention, 'BLOCKS', 1)
     whole = found()
     np.testing.assert_allclose(blocks[0], whole[0], rtol=1e-5)
     for a, b in zip(blocks[1], whole[1], strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ('length', 'sizes'),
+    [
+        (1, [1]),
+        (127, [127]),
+        (129, [65, 64]),
+        (200, [67, 67, 66]),
+        (258, [65] * 3 + [63]),
+    ],
+)
+def test_no_block_is_a_remnant(monkeypatch, length, sizes):
+    attended = []
+
+    def attend(q, k, v, *rest):
+        attended.append((q.shape[2], k.shape[2]))
+        return q
+
+    monkeypatch.setattr(attention, '_attend_xla', attend)
+    x = jnp.zeros((1, 1, length, 4))
+    assert attention.attend(x, x, x, causal(length)[:1]).shape == x.shape
+    ends = np.cumsum(sizes).tolist()
+    assert attended == list(zip(sizes, ends, strict=True))
 
 
 def test_blocks_of_queries_leave_out_what_they_do_not_see():

@@ -21,6 +21,12 @@ def stage(**config):
     return files.Stage({}, {'run': 'runs/a', **config}, [], [])
 
 
+def learning(**config):
+    return dataclasses.replace(
+        stage(**config), metrics=[{'step': 1, 'train/reward': 0.0}]
+    )
+
+
 def evaluated(prompts=('a', 'b'), **changes):
     samples = [{'prompt': prompt, 'answers': ANSWERS} for prompt in prompts]
     config = MODELS | {key.replace('__', '.'): value for key, value in changes.items()}
@@ -49,7 +55,7 @@ def test_score_models_are_known_by_their_digests_wherever_they_are():
 def test_learning_is_on_one_scale_under_the_same_score_models():
     models = {'reward.init': 'hub/a', 'reward.normalize': False}
     plain, constrained, other = (
-        trained(ppo_lag=stage(**models, **more), sft=stage(**{'reward.init': 'x'}))
+        trained(ppo_lag=learning(**models, **more), sft=stage(**{'reward.init': 'x'}))
         for more in ({}, {'costs.harm.init': 'hub/b'}, {'costs.harm.init': 'hub/c'})
     )
     assert differences.on_one_scale({'a': plain, 'b': constrained})

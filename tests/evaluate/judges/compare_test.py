@@ -136,7 +136,7 @@ def test_what_failed_without_an_answer_is_asked_again(tmp_path):
         }
         assert found.comparisons[0].reason == 'HTTP 500: overloaded'
         assert found.totals == (8, 0)
-        stub._weights = {'good': 1}
+        stub.weights = {'good': 1}
         found = compare(stub, tmp_path, 1, attempts=2)
     assert {x.outcome for x in found.comparisons} == {'a', 'tie'}
     assert found.totals == (12, 4 * judge_stub.TOKENS)
