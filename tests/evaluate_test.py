@@ -217,13 +217,7 @@ def test_numbers_do_not_depend_on_the_batch(configs, overrides, tmp_path, capsys
 
 def test_a_judge_that_refuses_costs_no_answers(configs, overrides):
     with judge_stub.serve() as stub:
-        judged = overrides | {
-            'judge.url': stub.url,
-            'judge.model': 'stub',
-            'judge.key_variable': '',
-            'judge.dimensions': 'helpfulness',
-            'judge.requests_per_minute': 0,
-        }
+        judged = overrides | judge_stub.options(stub)
         stub.status = 404  # which says nothing where models are listed
         line = micro.error(command.main, micro.arguments(configs, 'evaluate', judged))
         assert 'refuses to answer as' in line
@@ -241,14 +235,7 @@ def test_a_judge_that_refuses_costs_no_answers(configs, overrides):
 def test_a_finished_evaluation_asks_its_judge_alone(configs, overrides, monkeypatch):
     run_directory = overrides['run']
     with judge_stub.serve({'off': 1}) as stub:  # no reply has a verdict
-        judged = overrides | {
-            'judge.url': stub.url,
-            'judge.model': 'stub',
-            'judge.key_variable': '',
-            'judge.dimensions': 'helpfulness',
-            'judge.requests_per_minute': 0,
-            'judge.attempts': 1,
-        }
+        judged = overrides | judge_stub.options(stub) | {'judge.attempts': 1}
         results, rows = run(configs, judged)
         assert told(results)['failed'] > 0
         monkeypatch.delattr(evaluate.answers_lib, 'Scorer')  # nothing is sampled

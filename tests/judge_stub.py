@@ -50,6 +50,17 @@ class Stub:
         return sum(what in done for what, _ in self.calls)
 
 
+def options(stub: Stub) -> dict[str, Any]:
+    """Overrides of an evaluation's config by which a stub judges helpfulness."""
+    return {
+        'judge.url': stub.url,
+        'judge.model': 'stub',
+        'judge.key_variable': '',
+        'judge.dimensions': 'helpfulness',
+        'judge.requests_per_minute': 0,
+    }
+
+
 def better(question: str) -> str:
     """The stub's opinion of a question."""
     if 'BIASED' in question:

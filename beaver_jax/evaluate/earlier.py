@@ -32,10 +32,8 @@ def find(config: ml_collections.ConfigDict, digests: provenance.Digests) -> Earl
     """Looks at what is there; says why something is another evaluation.
 
     Raises:
-      InputError: As in `directories.check`.
       ValueError: The results are damaged.
     """
-    directories.check(config)
     file = directories.directory(config) / directories.RESULTS
     if not file.is_file() or config.if_exists == 'overwrite':
         return Earlier()

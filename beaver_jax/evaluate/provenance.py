@@ -1,6 +1,6 @@
 """What an evaluation is of, as digests: by them it is known whether it is the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import json
 import pathlib
@@ -12,11 +12,13 @@ from beaver_jax.data import sources
 from beaver_jax.models import fingerprint
 from beaver_jax.stages import inputs
 
-Digests = dict[str, str]  # 64 hexadecimal digits by 'policies.NAME', 'prompts', …
+Digests = dict[str, str]  # by 'policies.NAME', 'prompts' and so on
 MEASURES = '1'  # what is measured, and how: raise it where results change
 # What beside weights decides what a model says.
-_BESIDE = ('*.json', '*.jinja', '*.txt', '*.model')
-_SHARDS = '*.index.json'
+_BESIDE = (
+    *('config.json', '*token*.json', 'vocab.*', 'merges.txt', '*.model'),
+    *('chat_template.json', '*.jinja'),
+)
 
 
 def of(
@@ -64,17 +66,14 @@ def of_model(directory: pathlib.Path) -> str:
     Raises:
       CheckpointError: No weights, or files that are missing or broken.
     """
-    beside = sorted(
-        {path for pattern in _BESIDE for path in directory.glob(pattern)}
-        - {*directory.glob(_SHARDS)}
-    )
+    beside = sorted({path for pattern in _BESIDE for path in directory.glob(pattern)})
     files = (
         (path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in beside
     )
     return _sha256([fingerprint.of(directory), *files])
 
 
-def _sha256(values: Any) -> str:
+def _sha256(values: Iterable[Any]) -> str:
     """Of values that JSON can hold, in their order."""
     whole = hashlib.sha256()
     for value in values:

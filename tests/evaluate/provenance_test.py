@@ -16,7 +16,8 @@ def test_a_model_is_known_by_weights_config_and_tokenizer(chain, tmp_path):
     copy = tmp_path / 'copy'
     shutil.copytree(model, copy)
     os.utime(copy / 'config.json', (0, 0))
-    (copy / 'README.md').write_text('of no account')
+    for name in ('README.md', 'trainer_state.json'):
+        (copy / name).write_text('of no account')
     (copy / 'logs').mkdir()
     assert provenance.of_model(copy) == expected
     found = {expected, provenance.of_model(chain / 'ppo_lag' / 'model')}

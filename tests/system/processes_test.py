@@ -201,6 +201,11 @@ def test_evaluation_writes_once(two, tmp_path):
         for path in (run, two[0])
     )
     assert results == {name: before[name] for name in results}
+    kept = micro.snapshot(run)
+    log = finished(launch(argv, module='beaver_jax.evaluate'))
+    assert log.count('holds this evaluation already') == 1
+    assert log.count('held-out prompts') == 1
+    assert micro.snapshot(run) == kept
 
 
 def test_one_process_that_fails_ends_the_other(two, tmp_path):
