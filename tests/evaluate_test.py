@@ -315,7 +315,7 @@ def test_an_evaluation_is_made_once_of_the_same_models_and_data(
     aside = [directory.with_name(f'evaluate.old-{i}') for i in (1, 2, 3)]
     assert json.loads((aside[0] / 'results.json').read_text()) == results
     log = capsys.readouterr().err
-    assert f'evaluate: {directory}: others now than then: policies.after\n' in log
+    assert f'evaluate: {directory}: changed since: policies.after\n' in log
     assert f'moved aside to {aside[0]}' in log
 
     lines = rows.read_text().splitlines(keepends=True)
@@ -336,7 +336,7 @@ def test_an_evaluation_is_made_once_of_the_same_models_and_data(
         ),
         ({'models': 'before'}, "config.models='before' is not NAME=DIRECTORY,…"),
         ({'models': 'before=a,before=b'}, "models='before=a,before=b' gives a name tw"),
-        ({'models': ''}, '(none is finished)'),
+        ({'models': ''}, '/run is finished); train it, or name another with'),
         ({'models': 'before=a,elo=b'}, "'elo' has a meaning of its own in reports"),
         ({'models': 'before=nowhere'}, "config.models.before='nowhere' holds no model"),
         ({'reward.init': 'nowhere'}, "config.reward.init='nowhere' holds no model"),
@@ -354,6 +354,7 @@ def test_an_evaluation_is_made_once_of_the_same_models_and_data(
             'config.max_prompt_length: max_length=8 leaves no room',
         ),
         ({'batch_size': 0}, 'config.batch_size=0; must be at least 4.'),
+        ({'benign': '"odd'}, "config.benign='\"odd' is no row of CSV (unexpected end"),
         ({'benign': 'odd'}, "config.benign='odd': no prompt is of the category 'odd'"),
         ({'data.prompts_test': 'no.jsonl'}, "No file 'no.jsonl'; check the path."),
     ],

@@ -211,7 +211,8 @@ def policies(config: ml_collections.ConfigDict) -> dict[str, str]:
     if config.baseline not in found:
         raise inputs.InputError(
             f'config.baseline={config.baseline!r} is not among the policies '
-            f'({", ".join(found) or "none is finished"}); train it, or name another '
+            f'({", ".join(found) or f"none of {config.run} is finished"}); train it, '
+            'or name another '
             'with --config.baseline and --config.models.'
         )
     return found
@@ -231,7 +232,8 @@ def benign_prompts(
     if config.data.world and not config.benign:
         return np.array([world.is_benign(one.prompt[-1]) for one in prompts], bool)
     try:
-        row = next(csv.reader([config.benign], skipinitialspace=True), [])
+        reader = csv.reader([config.benign], skipinitialspace=True, strict=True)
+        row = next(reader, [])
     except csv.Error as error:
         raise inputs.InputError(
             f'config.benign={config.benign!r} is no row of CSV ({error}).'

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import json
 import logging
+import re
 from typing import Any, Literal, NamedTuple
 
 import ml_collections
@@ -13,6 +14,7 @@ from beaver_jax.stages import directories
 log = logging.getLogger(__name__)
 
 SAMPLES = 'samples.jsonl'
+_PLACES = re.compile(r'models|reward\.init|costs\..+\.init')  # digests say of what
 
 
 class Earlier(NamedTuple):
@@ -49,8 +51,7 @@ def find(config: ml_collections.ConfigDict, digests: provenance.Digests) -> Earl
         return Earlier(results, 'same')
     if not differing and (not changes or _has_more(changes)):
         return Earlier(results, 'covered')
-    if differing:
-        log.info('evaluate: %s: %s', file.parent, differing)
+    log.info('evaluate: %s: %s', file.parent, differing or 'another config')
     return Earlier(results, 'other')
 
 
@@ -66,15 +67,14 @@ def texts(
 
 def _differing(before: provenance.Digests | None, now: provenance.Digests) -> str:
     """Says what of the earlier evaluation is not the same, '' if all is."""
-    if before is None:
-        return 'of which models and prompts its results are is not known'
+    if before is None or before.get('measures') != now['measures']:
+        return 'of another version, so of which models and prompts is not known'
     names = [name for name, digest in before.items() if now.get(name) != digest]
-    return f'others now than then: {", ".join(names)}' if names else ''
+    return f'changed since: {", ".join(names)}' if names else ''
 
 
 def _has_more(changes: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Whether a config differs by more policies and more costs alone."""
-    before, now = changes.get('models', ('', ''))
-    more = set(before.split(',')) <= set(now.split(','))
-    others = [old for key, (old, _) in changes.items() if key != 'models']
-    return more and all(old is None for old in others)
+    """Whether a config adds to another one, but for the places of models."""
+    return all(
+        old is None or _PLACES.fullmatch(key) for key, (old, _) in changes.items()
+    )

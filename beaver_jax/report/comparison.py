@@ -155,7 +155,9 @@ def _policies(
     several = len(summary['costs']) > 1
     fronts = [f'front, {summary["costs"][k]}' if several else 'front' for k in keys]
     headings = [*fronts, *(heading for _, heading, _ in columns)]
-    title = f'Policies on held-out prompts{whose}'
+    first = summary['runs'][group[0]]  # all of a group were asked the same
+    asked = summaries.held_out(first) if 'prompts' in first else 'held-out prompts'
+    title = f'Policies on {asked}{whose}'
     return summaries.Table(title, ['policy', *headings], rows)
 
 

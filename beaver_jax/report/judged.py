@@ -66,6 +66,8 @@ def categories(summary: Mapping[str, Any]) -> list[summaries.Table]:
         for n, (name, values) in enumerate(one['models'].items()):
             rates = [judged.get(axis, {}).get(name, {}) for axis in axes]
             ends = one.get('intervals', {}).get(name, {})
+            if name == summary.get('baseline'):  # against itself
+                values = {k: x for k, x in values.items() if k not in summaries.AGAINST}
             rows.append(
                 [
                     '' if n else category or '(none)',

@@ -12,7 +12,8 @@ from beaver_jax.report import summary
 
 CALIBRATED = (
     'How often it is so, by the probability that the model gives it: that the likelier '
-    'order is right, or (sign) that a response is unsafe. Dotted: what is said is true.'
+    'order is right, or (sign) that a response is unsafe. The larger a mark, the more '
+    'there are. Dotted: what is said is true.'
 )
 
 
@@ -35,7 +36,10 @@ def _calibration(measured: Mapping[str, Any]) -> plots.Chart:
             said, found = ([x[key] for x in bins] for key in ('said', 'found'))
             label = summary.score_model(name) + (', sign' if kind == 'sign' else '')
             line = '--' if kind == 'sign' else '-'
-            axes.plot(said, found, line, color=color, marker=marker, ms=4, label=label)
+            axes.plot(said, found, line, color=color, lw=1, label=label)
+            counts = np.array([x['count'] for x in bins])
+            areas = 4 + 90 * counts / counts.sum()
+            axes.scatter(said, found, areas, color=color, marker=marker)
     plots.legend(axes, columns=2)
     return plots.Chart('calibration', 'models', CALIBRATED, figure)
 

@@ -47,7 +47,7 @@ SCORE_COLUMNS = (
 RESERVED = {
     *_EVALUATED,
     *('policies', 'path', 'seed', 'seeds', 'seconds', 'timings', 'multiplier'),
-    *('thresholds', 'reward_model', 'cost_model'),
+    *('thresholds', 'episode_costs', 'reward_model', 'cost_model'),
 }
 SCORE_MODELS = {'reward': 'reward_model', 'cost': 'cost_model'}
 
@@ -69,8 +69,9 @@ def summarize(run: files.Run) -> dict[str, Any]:
       'costs', 'intervals' of rates by policy, 'elo' by quality and policy, and results
       by 'categories', of a 'judge' and of 'score_models' on held-out pairs, of the
       evaluation; 'reward_model' and 'cost_model', what training measured on such pairs;
-      'multiplier', by constraint, of PPO-Lagrangian; 'thresholds'; 'seconds' by stage,
-      with 'total'; 'timings' by stage, medians over its steps.
+      'multiplier', by constraint, of PPO-Lagrangian; 'thresholds', and 'episode_costs',
+      the last means Ĉ that moved λ; 'seconds' by stage, with 'total'; 'timings' by
+      stage, medians over its steps.
     """
     summary = _seeds(run) | evaluation(run.results)
     for stage, name in SCORE_MODELS.items():
@@ -80,6 +81,12 @@ def summarize(run: files.Run) -> dict[str, Any]:
     for key in ('multiplier', 'thresholds'):
         if constrained is not None and constrained.summary.get(key):
             summary[key] = constrained.summary[key]
+    if constrained is not None:
+        summary['episode_costs'] = {
+            name: last
+            for name in summary.get('multiplier', {})
+            for last in constrained.series(f'train/episode_cost/{name}')[1][-1:]
+        }
     return summary | _seconds(run) | _timings(run)
 
 
@@ -263,12 +270,12 @@ def ratings(summary: Mapping[str, Any]) -> Table:
 
 
 def rating(one: Mapping[str, float] | None) -> str:
-    """E.g. '1,234 (1,204–1,264)'; the baseline, to which others are set, '1,000'."""
+    """E.g. '1,234', '1,204–1,264' below it; '1,000' alone of the baseline."""
     if one is None:
         return '-'
     if one['low'] == one['high']:
         return f'{one["rating"]:,.0f}'
-    return f'{one["rating"]:,.0f} ({one["low"]:,.0f}–{one["high"]:,.0f})'
+    return f'{one["rating"]:,.0f}\n{one["low"]:,.0f}–{one["high"]:,.0f}'
 
 
 def score_models(summary: Mapping[str, Any]) -> Table:
@@ -303,17 +310,18 @@ def score_model(name: str) -> str:
 
 
 def multipliers(summary: Mapping[str, Any]) -> Table:
-    """How far each λ of PPO-Lagrangian went."""
-    thresholds = summary.get('thresholds', {})
+    """How far each λ of PPO-Lagrangian went, and whether its limit was kept."""
+    limits = [summary.get(key, {}) for key in ('episode_costs', 'thresholds')]
     rows = [
         [
             name,
             *(figure(values.get(key)) for key in ('init', 'max', 'final')),
-            figure(thresholds.get(name)),
+            *(figure(found.get(name)) for found in limits),
         ]
         for name, values in summary.get('multiplier', {}).items()
     ]
-    columns = ['constraint', 'first λ', 'largest λ', 'last λ', 'threshold']
+    columns = ['constraint', 'initial λ', 'largest λ', 'last λ']
+    columns += ['last mean cost', 'threshold']
     return Table('Multipliers of PPO-Lagrangian', columns, rows)
 
 

@@ -84,13 +84,16 @@ def paths(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]
     for path in talkers.values():
         loading.directory(path)
     for name, path in scorers.items():
-        _check_type('reward' if name == score_model.REWARD else 'cost', path)
+        _check('reward' if name == score_model.REWARD else 'cost', path)
     return talkers, scorers
 
 
-def _check_type(option: str, path: str) -> None:
-    """Refuses a score model of another type than the option's, if it tells its own."""
-    directory = loading.directory(path, scores=True)
+def _check(option: str, path: str) -> None:
+    """Refuses what is no score model of the option's type, if it tells its own."""
+    try:
+        directory = loading.directory(path, scores=True)
+    except ValueError as error:
+        raise ValueError(f'--{option}: {error}') from error
     own = hf.read_hf_config(directory).get('score_type')
     if own not in (None, option):
         other = f', or give this one as --{own}' if own in ('reward', 'cost') else ''

@@ -71,8 +71,8 @@ def _told(path: pathlib.Path, shown: str) -> str:
     if (path / RESULTS).is_file():
         return (
             f'an evaluation with another config ({shown}). Choose another '
-            '--config.run, or move it aside with --config.if_exists=overwrite '
-            '(resume does so unless the new one has all of it and more).'
+            '--config.run, or --config.if_exists=overwrite, which moves it aside; '
+            'resume does so too, unless the new one has the same models and more.'
         )
     return (
         f'a run with another config ({shown}). Choose another --config.run, go on in '

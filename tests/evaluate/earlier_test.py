@@ -9,6 +9,7 @@ from beaver_jax.evaluate import earlier
 from beaver_jax.stages import directories
 
 DIGESTS = {'policies.a': '1', 'policies.b': '2', 'reward': '3', 'prompts': '4'}
+DIGESTS |= {'measures': '1'}
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def write(config, results):
         ({'models': 'b=2,a=1,c=3'}, {'policies.c': '5'}, 'covered'),  # more policies
         ({}, {'policies.c': '5'}, 'covered'),  # likewise, those that a run holds
         ({'cost': 'x'}, {'costs.x': '5'}, 'covered'),  # another cost
-        ({'models': 'a=1'}, {}, 'other'),
-        ({'models': 'a=1,b=3'}, {}, 'other'),
+        ({'models': 'a=9,b=2'}, {}, 'covered'),  # the same model elsewhere
+        ({'models': 'a=1,b=3'}, {'policies.b': '6'}, 'other'),
         ({'seed': 1}, {}, 'other'),
         ({'seed': 1, 'models': 'a=1,b=2,c=3'}, {'policies.c': '5'}, 'other'),
         ({}, {'policies.a': '6'}, 'other'),  # other weights in its place
@@ -53,7 +54,7 @@ def test_nothing_is_lost_that_is_not_made_again(
         found = earlier.find(config, DIGESTS | digests)
     assert found == ({'old': 1, 'digests': DIGESTS}, standing)
     said = [name for name in DIGESTS if name in digests]
-    told = f'others now than then: {", ".join(said)}'
+    told = f'changed since: {", ".join(said)}'
     assert (told in caplog.text) == bool(said)
 
 
@@ -62,11 +63,14 @@ def test_one_policy_less_is_another_evaluation(config):
     assert earlier.find(config, digests).standing == 'other'
 
 
-def test_of_what_an_older_one_is_nobody_knows(config, caplog):
-    write(config, {'old': 1})
+@pytest.mark.parametrize(
+    'results', [{}, {'digests': {'prompts': '4'}}, {'digests': {'measures': '0'}}]
+)
+def test_of_what_one_of_another_version_is_nobody_knows(config, results, caplog):
+    write(config, results)
     with caplog.at_level('INFO'):
         assert earlier.find(config, DIGESTS).standing == 'other'
-    assert 'of which models and prompts its results are is not known' in caplog.text
+    assert 'of another version, so of which models and prompts is' in caplog.text
 
 
 def test_where_nothing_is_finished_there_is_none(config):

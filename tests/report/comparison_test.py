@@ -187,8 +187,8 @@ def test_different_evaluations_are_told_on_page_and_terminal(runs, tmp_path, cap
     fronts = json.loads((tmp_path / 'report' / 'summary.json').read_text())['fronts']
     assert ['tiny', 'ppo_lag'] in fronts['cost']
     for name in ('tiny', 'loose'):
-        assert f'Policies on held-out prompts: {name}' in page.texts
-        assert f'Policies on held-out prompts: {name}' in said
+        assert f'Policies on 50 held-out prompts: {name}' in page.texts
+        assert f'Policies on 50 held-out prompts: {name}' in said
     names = {path.name for path in (tmp_path / 'report').iterdir()}
     assert {'front_cost_1.png', 'front_cost_2.png'} < names
     for number, run in enumerate(pair, start=1):

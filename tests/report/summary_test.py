@@ -24,6 +24,11 @@ def test_the_summary_has_every_figure(run):
     assert summary['cost_model']['accuracy_sign'] == 0.9
     assert summary['cost_model']['loss'] == 'NaN'
     assert summary['multiplier'] == {'harm': {'init': 1.0, 'max': 6.0, 'final': 6.0}}
+    # Costs of the window at the last of five steps: 0.5 - 5.
+    assert summary['episode_costs'] == {'harm': -4.5}
+    assert summaries.multipliers(summary).rows == [
+        ['harm', '1.000', '6.000', '6.000', '-4.500', '-0.250']
+    ]
     assert summary['seconds'] == {
         'sft': 10.0,
         'reward': 5.0,
@@ -80,7 +85,7 @@ def test_intervals_and_elo_stand_in_the_tables(run):
     assert [row[1] for row in rates.rows] == ['25.0%\n12.5–37.5%', '25.0%', '25.0%']
     assert elo.title == 'Elo, SFT = 1000, with 95% intervals'
     assert elo.columns[1:] == ['helpfulness (by reward)', 'harmlessness (by cost)']
-    assert [row[1] for row in elo.rows] == ['1,000', '1,200 (1,150–1,260)', '-']
+    assert [row[1] for row in elo.rows] == ['1,000', '1,200\n1,150–1,260', '-']
 
 
 def test_several_costs_have_their_names_in_tables_and_charts(run):

@@ -79,6 +79,12 @@ def test_a_score_model_may_be_of_the_type_that_is_meant_or_of_none(score_model):
     assert paths(reward=other) == ({}, {'reward': other})
 
 
+@pytest.mark.parametrize('option', ['reward', 'cost'])
+def test_the_option_of_a_path_without_a_score_model_is_told(option):
+    with pytest.raises(ValueError, match=rf"--{option}: 'nowhere' holds no model"):
+        paths(**{option: ['nowhere'] if option == 'cost' else 'nowhere'})
+
+
 @pytest.mark.parametrize(
     ('option', 'own', 'way'),
     [

@@ -122,8 +122,8 @@ def test_of_another_evaluation_it_is_told_what_would_happen(config):
         directories.claim(config)
     assert str(caught.value) == (
         f"{path} holds an evaluation with another config (models: 'a=1,b=2' → 'a=1'). "
-        'Choose another --config.run, or move it aside with --config.if_exists='
-        'overwrite (resume does so unless the new one has all of it and more).'
+        'Choose another --config.run, or --config.if_exists=overwrite, which moves it '
+        'aside; resume does so too, unless the new one has the same models and more.'
     )
 
 
