@@ -13,6 +13,7 @@ from beaver_jax.report import style
 from beaver_jax.report import summary
 
 _TREND = 'Thin: each step; thick: mean of its neighbours.'
+_MARKS = ' Marks: held-out.'
 
 
 def draw(run: files.Run) -> list[plots.Chart]:
@@ -37,7 +38,6 @@ def draw(run: files.Run) -> list[plots.Chart]:
 
 
 def _curves(run: files.Run) -> Iterator[plots.Chart]:
-    measured = 'Thin: each step; thick: mean of its neighbours; marks: held-out.'
     yield from _curve(run, 'reward', 'Reward', 'learning', _TREND)
     for name in run.constraints:
         yield from _cost_curve(run, name)
@@ -47,8 +47,8 @@ def _curves(run: files.Run) -> Iterator[plots.Chart]:
     yield from _curve(run, 'kl_divergence', title, 'learning', _TREND)
     title = 'Response length, tokens'
     yield from _curve(run, 'mean_generated_length', title, 'learning', _TREND)
-    yield from _curve(run, 'loss', 'Loss of SFT and score models', 'models', measured)
-    yield from _curve(run, 'accuracy', 'Accuracy on pairs', 'models', measured)
+    yield from _curve(run, 'loss', 'Loss of SFT and score models', 'models', _TREND)
+    yield from _curve(run, 'accuracy', 'Accuracy on pairs', 'models', _TREND)
 
 
 def _curve(
@@ -67,7 +67,10 @@ def _curve(
         _line(axes, name, steps, values, faint=smooth)
         if smooth:
             _line(axes, name, steps, plots.running_mean(values))
-        _marks(axes, name, *stage.series(f'eval/{metric}'))
+        measured = stage.series(f'eval/{metric}')
+        _marks(axes, name, *measured)
+        if measured[0] and _MARKS not in caption:
+            caption += _MARKS
     if plots.legend(axes):
         yield plots.Chart(plots.slug(metric), section, caption, figure)
 

@@ -197,9 +197,13 @@ def _reasons(runs: Mapping[str, files.Run]) -> Iterator[str]:
             f'Not known, for want of {EVALUATION}/samples.jsonl, what the prompts '
             f'of {" and ".join(unkept)} were.'
         )
-    asked = {tuple(prompts(run)) for run in runs.values() if run.samples}
+    asked: dict[tuple[str, ...], list[str]] = {}
+    for name, run in runs.items():
+        if run.samples:
+            asked.setdefault(tuple(prompts(run)), []).append(name)
     if len(asked) > 1:
-        yield 'Different prompts.'
+        counts = (f'{len(one):,} of {" and ".join(who)}' for one, who in asked.items())
+        yield f'Different prompts: {"; ".join(counts)}.'
 
 
 def _sampled_differently(runs: Mapping[str, files.Run]) -> Iterator[str]:

@@ -34,6 +34,13 @@ def test_the_cost_is_drawn_against_its_threshold(run):
     assert [text.get_text() for text in axes.texts] == ['threshold -0.25']
 
 
+def test_captions_tell_of_marks_where_there_are_any(run):
+    captions = {one.name: one.caption for one in charts.draw(files.load(run))}
+    trend = 'Thin: each step; thick: mean of its neighbours.'
+    assert captions['accuracy'] == f'{trend} Marks: held-out.'  # of the reward model
+    assert captions['loss'] == trend
+
+
 def test_the_multiplier_is_drawn_over_the_steps(run):
     (line,) = made.axes_of(run, 'lambda_harm').lines
     assert list(line.get_xdata()) == [1, 2, 3, 4, 5]

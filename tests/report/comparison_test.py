@@ -213,7 +213,7 @@ def test_other_prompts_have_no_place_side_by_side(runs, tmp_path):
     found = made.read_page(tmp_path / 'out')
     assert 'Sample answers' not in found.texts
     assert 'script' not in {tag for tag, _ in found.tags}
-    assert 'Different prompts.' in found.texts
+    assert 'Different prompts: 50 of tiny; 1 of other.' in found.texts
 
 
 def test_configs_that_differ_are_in_a_table(runs, tmp_path):

@@ -131,8 +131,8 @@ def test_runs_that_were_evaluated_alike_can_be_compared():
             'Different score models: reward.init is "hub/reward" in a and c, "x" in b; '
             'reward.normalize is false in a and c, true in b.',
         ),
-        (evaluated(['a']), 'Different prompts.'),
-        (evaluated(['b', 'a']), 'Different prompts.'),
+        (evaluated(['a']), 'Different prompts: 2 of a and c; 1 of b.'),
+        (evaluated(['b', 'a']), 'Different prompts: 2 of a and c; 2 of b.'),
     ],
 )
 def test_different_evaluations_are_told(other, reason):
