@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -82,6 +83,27 @@ def test_a_second_start_says_done_and_does_nothing(chain, configs, capsys):
     train.main(micro.arguments(configs, 'ppo_lag', {'run': chain}))
     assert f'{chain}/ppo_lag: done, nothing to do' in capsys.readouterr().err
     assert micro.snapshot(chain) == before
+
+
+def test_after_another_training_a_report_is_written_anew(
+    chain, configs, tmp_path, capsys
+):
+    run = tmp_path / 'run'
+    shutil.copytree(chain, run)
+    argv = micro.arguments(configs, 'ppo_lag', {'run': run})
+    reported = run / 'report' / 'summary.json'
+    times = []
+    for is_new in (True, False):
+        if is_new:
+            os.utime(run / 'ppo_lag' / 'summary.json')
+        train.main(argv)
+        # The same weights came out of it.
+        assert (
+            f'{run}/evaluate holds this evaluation already' in capsys.readouterr().err
+        )
+        times.append(reported.stat().st_mtime_ns)
+    trained = (run / 'ppo_lag' / 'summary.json').stat().st_mtime_ns
+    assert trained <= times[0] == times[1]
 
 
 def test_another_stage_of_the_run_uses_what_is_there(
