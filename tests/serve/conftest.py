@@ -2,10 +2,12 @@
 
 import pytest
 
+from beaver_jax.serve import app as app_lib
 from beaver_jax.serve import limits
 from beaver_jax.serve import models
 from beaver_jax.serve import scorer
 from beaver_jax.stages import score_model
+from tests.serve import asking
 from tests.serve import small
 
 LIMITS = limits.Limits(
@@ -50,3 +52,9 @@ def judge(tmp_path_factory):
     )
     yield made
     made.close()
+
+
+@pytest.fixture(scope='module')
+def client(model, judge):
+    """Of a server with all of these."""
+    return asking.client_of(app_lib.Served({'talker': model}, judge, LIMITS))

@@ -10,17 +10,11 @@ from beaver_jax import scoring
 from beaver_jax.models import score
 from beaver_jax.serve import app as app_lib
 from beaver_jax.serve import engine as engine_lib
-from tests.serve import api_test
+from tests.serve import asking
 from tests.serve import conftest
 
 SCORE = '/v1/score'
-ASKS, ANSWERED = api_test.ASKS, api_test.ANSWERED
-
-
-@pytest.fixture(scope='module')
-def client(model, judge):
-    served = app_lib.Served({'talker': model}, judge, conftest.LIMITS)
-    return api_test.client_of(served)
+ASKS, ANSWERED = asking.ASKS, asking.ANSWERED
 
 
 def texts(messages):
@@ -71,7 +65,7 @@ def test_an_answer_that_was_cut_has_no_eos(client, judge):
     empty = {'messages': [*ASKS, {'role': 'assistant', 'content': ''}]}
     assert client.post(SCORE, json=empty).status_code == 200
     refused = client.post(SCORE, json=empty | {'ended': False})
-    api_test.check(refused, 400, 'There is no answer to score', 'ended')
+    asking.check(refused, 400, 'There is no answer to score', 'ended')
 
 
 def test_a_token_is_counted_once_for_each_model_that_reads_it(client, judge):
@@ -102,7 +96,7 @@ def test_a_token_is_counted_once_for_each_model_that_reads_it(client, judge):
     ids=str,
 )
 def test_what_cannot_be_scored(client, body, status, message):
-    api_test.check(client.post(SCORE, json=body), status, message)
+    asking.check(client.post(SCORE, json=body), status, message)
 
 
 def test_more_conversations_than_may_wait_now(client, judge, monkeypatch):
@@ -111,14 +105,12 @@ def test_more_conversations_than_may_wait_now(client, judge, monkeypatch):
 
     monkeypatch.setattr(judge, 'submit', refuse)
     response = client.post(SCORE, json={'conversations': [ANSWERED] * 6})
-    api_test.check(response, 429, 'Too many conversations wait')
+    asking.check(response, 429, 'Too many conversations wait')
     assert response.headers['Retry-After'] == '1'
 
 
 def test_without_score_models_there_are_no_scores(model):
-    client = api_test.client_of(
-        app_lib.Served({'talker': model}, None, conftest.LIMITS)
-    )
+    client = asking.client_of(app_lib.Served({'talker': model}, None, conftest.LIMITS))
     response = client.post(SCORE, json={'messages': ANSWERED})
-    api_test.check(response, 404, 'There is no reward or cost model')
+    asking.check(response, 404, 'There is no reward or cost model')
     assert client.get('/v1/models').json()['score_models'] == []
