@@ -24,6 +24,7 @@ from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.stages import ppo_settings
 from beaver_jax.steps import ppo_lag
+from tests.models import decoders
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
 PRESETS = ('tiny', 'local', 'llama-7b')
@@ -131,16 +132,7 @@ def test_the_hyper_parameters_of_the_original():
 
 # ---- LLaMA-7B -----------------------------------------------------------------------
 
-LLAMA_7B = model_config.TransformerConfig(
-    vocab_size=32_000,
-    embed_dim=4096,
-    num_layers=32,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    mlp_dim=11_008,
-    dtype='bfloat16',
-)
+LLAMA_7B = dataclasses.replace(decoders.LLAMA_7B, dtype='bfloat16')
 # Embedding and projection, and a layer: four of attention, three of the feed-forward
 # network and two norms; and the last norm.
 PARAMETERS = 2 * 32_000 * 4096 + 4096

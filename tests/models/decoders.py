@@ -1,4 +1,4 @@
-"""Small decoders of every kind, and functions to read sequences with them."""
+"""Decoders of every kind, and functions to read sequences with them."""
 
 import functools
 
@@ -8,8 +8,18 @@ import numpy as np
 
 from beaver_jax.models import attention
 from beaver_jax.models import blocks
+from beaver_jax.models import config as config_lib
 from beaver_jax.models import positions
 
+LLAMA_7B = config_lib.TransformerConfig(
+    vocab_size=32_000,
+    embed_dim=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+    mlp_dim=11_008,
+)
 VARIANTS = {
     'plain': {},
     'other': {

@@ -15,15 +15,6 @@ from beaver_jax.models import transformer
 from tests import tiny
 from tests.models import decoders
 
-LLAMA_7B = config_lib.TransformerConfig(
-    vocab_size=32_000,
-    embed_dim=4096,
-    num_layers=32,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    mlp_dim=11_008,
-)
 QWEN2_7B = config_lib.TransformerConfig(
     vocab_size=152_064,
     embed_dim=3584,
@@ -42,9 +33,13 @@ QWEN2_7B = config_lib.TransformerConfig(
 @pytest.mark.parametrize(
     'config',
     [
-        LLAMA_7B,
+        decoders.LLAMA_7B,
         dataclasses.replace(
-            LLAMA_7B, tie_embeddings=True, qkv_bias=True, o_bias=True, mlp_bias=True
+            decoders.LLAMA_7B,
+            tie_embeddings=True,
+            qkv_bias=True,
+            o_bias=True,
+            mlp_bias=True,
         ),
         QWEN2_7B,
     ],
@@ -62,7 +57,7 @@ def test_every_parameter_of_a_7b_model_has_a_rule(mesh, config):
 
 
 def test_a_7b_model_has_as_many_parameters_and_bytes_a_device_as_planned():
-    abstract = hf.abstract_params(transformer.CausalLM(LLAMA_7B))
+    abstract = hf.abstract_params(transformer.CausalLM(decoders.LLAMA_7B))
     # Embedding and head 2·32000·4096; a layer has q, k, v, o 4·4096², three of
     # 4096·11008, two norms of 4096; a final norm of 4096: 6,738,415,616.
     count = 2 * 32_000 * 4096 + 4096
@@ -93,7 +88,7 @@ def test_every_parameter_of_a_variant_has_a_rule(changes):
 
 
 def test_rules_cover_score_models():
-    config = config_lib.ScoreConfig(backbone=LLAMA_7B, score_dim=2)
+    config = config_lib.ScoreConfig(backbone=decoders.LLAMA_7B, score_dim=2)
     abstract = hf.abstract_params(score.ScoreModel(config))
     specs = sharding.match_rules(transformer.RULES, abstract)
     assert specs['score_head']['kernel'] == PartitionSpec('fsdp', None)
