@@ -277,6 +277,9 @@ def test_another_evaluation_is_not_overwritten(chain, configs, overrides, few_ro
     } == before
     shutil.rmtree(directory)
     aside.rename(directory)
+    # Made anew it is the same, and samples stand beside their prompts.
+    _, again = run(configs, overrides | {'if_exists': 'overwrite'})
+    assert again == rows
     file = few_rows['data.prompts_test']
     with open(file) as lines:
         assert [row['prompt'] for row in rows] == [

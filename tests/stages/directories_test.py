@@ -127,6 +127,18 @@ def test_of_another_evaluation_it_is_told_what_would_happen(config):
     )
 
 
+def test_an_evaluation_that_goes_on_is_no_longer_done(config):
+    with config.unlocked():
+        config.stage, config.models, config.if_exists = 'evaluate', 'a=1', 'resume'
+    assert not directories.claim(config)
+    path = directories.directory(config)
+    (path / directories.RESULTS).write_text('{"old": 1}')
+    config.models = 'a=1,b=2'
+    assert not directories.claim(config)
+    assert not (path / directories.RESULTS).exists()
+    assert not path.with_name('evaluate.old-1').exists()
+
+
 def test_what_is_done_may_be_moved_aside_under_any_config(config):
     path = finish(config)
     assert directories.claim(config)
