@@ -81,14 +81,20 @@ def scoring(runs: Mapping[str, files.Run]) -> dict[str, dict[str, Setting]]:
         if run.evaluation and 'digests' in run.results
     }
     all_have = digests.keys() == {n for n, run in runs.items() if run.evaluation}
-    found = {}
-    for name, run in runs.items():
-        found[name] = _score_models(run.evaluation, run)
-        for key in [key for key in found[name] if key.endswith('.init')] * all_have:
-            digest = digests[name].get(key.removesuffix('.init'), '')
-            shown = f'{found[name][key].shown} (SHA-256 {digest[:12]}…)'
-            found[name][key] = Setting(digest, shown)
-    return found
+
+    def setting(run: str, key: str, text: str) -> Setting:
+        if not (all_have and key.endswith('.init')):
+            return Setting(text, text)
+        digest = digests[run].get(key.removesuffix('.init'), '')
+        return Setting(digest, f'{text} (digest {digest[:12]}…)')
+
+    return {
+        name: {
+            key: setting(name, key, text)
+            for key, text in _score_models(run.evaluation, run).items()
+        }
+        for name, run in runs.items()
+    }
 
 
 def on_one_scale(runs: Mapping[str, files.Run]) -> bool:
@@ -100,7 +106,7 @@ def on_one_scale(runs: Mapping[str, files.Run]) -> bool:
         if stage.is_policy
     ]
     # Plain PPO knows no cost.
-    known: dict[str, Setting] = {}
+    known: dict[str, str] = {}
     return all(
         known.setdefault(key, value) == value
         for found in settings
@@ -108,15 +114,15 @@ def on_one_scale(runs: Mapping[str, files.Run]) -> bool:
     )
 
 
-def _score_models(config: Mapping[str, Any], run: files.Run) -> dict[str, Setting]:
+def _score_models(config: Mapping[str, Any], run: files.Run) -> dict[str, str]:
+    """What a config of a run says of score models, as texts."""
     found = {}
     for key, value in sorted(config.items()):
         model, _, name = key.rpartition('.')
         if name in _SCORES and (model == 'reward' or model.startswith('costs.')):
             if name == 'init':
                 value = _place(value, run, config.get('run') or '.')
-            text = json.dumps(value, ensure_ascii=False)
-            found[key] = Setting(text, text)
+            found[key] = json.dumps(value, ensure_ascii=False)
     return found
 
 

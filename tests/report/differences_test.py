@@ -44,8 +44,8 @@ def test_score_models_are_known_by_their_digests_wherever_they_are():
     assert differences.groups(runs) == [['one', 'copy'], ['other']]
     (told,) = [x for x in differences.notes(runs) if x.startswith('Different score')]
     assert told == (
-        'Different score models: reward.init is "hub/a" (SHA-256 a1a1a1a1a1a1…) in one '
-        'and copy, "hub/a" (SHA-256 b2b2b2b2b2b2…) in other.'
+        'Different score models: reward.init is "hub/a" (digest a1a1a1a1a1a1…) in one '
+        'and copy, "hub/a" (digest b2b2b2b2b2b2…) in other.'
     )
     # Beside one that has none, places are all that is known of each.
     runs['old'] = evaluated(reward__init='hub/b')
