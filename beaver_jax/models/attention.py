@@ -12,7 +12,7 @@ from beaver_jax.models import kernels
 from beaver_jax.models import positions
 
 BLOCKS = 4  # of queries, in a pass without a cache
-SHORTEST = 64  # queries of a block: of fewer, cutting takes longer than it saves
+SHORTEST = 64  # queries of a block: shorter ones were no faster (benchmarks)
 
 
 class Cache(struct.PyTreeNode):
