@@ -96,7 +96,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def encode_conversations(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[str]]
-) -> list[list[list[int]]]:
+) -> list[list[encoding.Ids]]:
     """Ids of each turn of conversations that go user, assistant, user, ...
 
     The EOS of an answer stands in its turn; see `tokenizer.encode_turns`.
@@ -120,7 +120,7 @@ def encode_conversations(
 
 def encode_answers(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]
-) -> list[list[int]]:
+) -> list[encoding.Ids]:
     """Ids of each answer after its prompt, and EOS.
 
     Raises:
@@ -140,9 +140,9 @@ def encode_answers(
     found = [ids[size:] if ids[:size] == head else None for ids in joint]
     # Where a token spans the border.
     left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
-    apart = iter(encoding.after(tokenizer, ['\n'], left) if left else [])
-    eos = tokenizer.eos_token_id
-    return [[*(next(apart) if ids is None else ids), eos] for ids in found]
+    apart = iter(encoding.after(tokenizer, [(text, ('\n',)) for text in left]))
+    eos = encoding.ids([tokenizer.eos_token_id])
+    return [(next(apart) if ids is None else ids) + eos for ids in found]
 
 
 def unframed(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:

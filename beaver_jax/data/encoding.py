@@ -1,14 +1,18 @@
 """Texts to ids where nothing that people wrote becomes a special token.
 
 All take many texts: a fast tokenizer encodes a list in an eighth of the time that it
-takes for one text after the other.
+takes for one text after the other. Ids are arrays: a list of Python's ints takes nine
+times the room, and what is done with it as long as the tokenizer.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 import contextlib
 import functools
 import itertools
-from typing import TypeVar
+import struct
+import threading
+from typing import Any, TypeAlias, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,40 +20,52 @@ from beaver_jax.data import workers as workers_lib
 
 _AT_ONCE = 256
 Item = TypeVar('Item')
-Ids = TypeVar('Ids')
+Encoded = TypeVar('Encoded')
+Ids: TypeAlias = 'array.array[int]'  # of int32
 
 
-def plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
     """Ids of each text, without BOS and EOS and with every character as plain text."""
     return _encode(tokenizer, texts, split_special_tokens=True)
 
 
 def after(
-    tokenizer: PreTrainedTokenizerBase, befores: Sequence[str], texts: Sequence[str]
-) -> list[list[int]]:
-    """Ids of each text as it stands after the first of `befores` that lets it.
+    tokenizer: PreTrainedTokenizerBase, said: Sequence[tuple[str, Sequence[str]]]
+) -> list[Ids]:
+    """Ids of each text as it stands after the first of some others that lets it.
 
     One does if no token spans its border with the text. Where none does, the text is
     encoded apart.
+
+    Args:
+        tokenizer: from `tokenizer.load`.
+        said: (text, what it may stand after, the best one first).
     """
-    found: dict[int, list[int]] = {}
-    for before in befores:
-        left = [i for i in range(len(texts)) if i not in found]
-        head, *joint = plain(tokenizer, [before, *(before + texts[i] for i in left)])
-        size = len(head)
-        for i, ids in zip(left, joint, strict=True):
-            if ids[:size] == head:
-                found[i] = ids[size:]
-        if len(found) == len(texts):
+    found: dict[int, Ids] = {}
+    for attempt in itertools.count():
+        left = {
+            i: befores[attempt] if attempt < len(befores) else ''
+            for i, (_, befores) in enumerate(said)
+            if i not in found
+        }
+        if not left:
             break
-    left = [i for i in range(len(texts)) if i not in found]
-    found.update(zip(left, plain(tokenizer, [texts[i] for i in left]), strict=True))
-    return [found[i] for i in range(len(texts))]
+        heads = list(dict.fromkeys(left.values()))
+        # All at once: while a call of the tokenizer begins and ends, cores are idle.
+        encoded = plain(
+            tokenizer, [*heads, *(before + said[i][0] for i, before in left.items())]
+        )
+        head_ids = dict(zip(heads, encoded[: len(heads)], strict=True))
+        for (i, before), ids in zip(left.items(), encoded[len(heads) :], strict=True):
+            size = len(head_ids[before])
+            if ids[:size] == head_ids[before]:
+                found[i] = ids[size:]
+    return [found[i] for i in range(len(said))]
 
 
 def between(
     tokenizer: PreTrainedTokenizerBase, said: Sequence[tuple[str, str, str]]
-) -> list[list[int]]:
+) -> list[Ids]:
     """Ids of what people wrote between two texts that may hold special tokens.
 
     They are the ids of the whole, unless a person wrote a special token: then each of
@@ -79,12 +95,26 @@ def special(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
 
 
+def ids(tokens: Sequence[int] = ()) -> Ids:
+    """Ids as the functions here return them."""
+    # In half the time that `array` takes for a list.
+    return array.array('i', struct.pack(f'{len(tokens)}i', *tokens))
+
+
+def joined(pieces: Iterable[Ids]) -> Ids:
+    """Ids one after the other."""
+    whole = ids()
+    for piece in pieces:
+        whole.extend(piece)
+    return whole
+
+
 def many(
-    encode: Callable[[PreTrainedTokenizerBase, Sequence[Item]], Sequence[Ids]],
+    encode: Callable[[PreTrainedTokenizerBase, Sequence[Item]], Sequence[Encoded]],
     tokenizer: PreTrainedTokenizerBase,
     items: Iterable[Item],
     workers: int,
-) -> Generator[Ids]:
+) -> Generator[Encoded]:
     """What `encode` makes of each item, in order; memory does not grow with them.
 
     Args:
@@ -104,10 +134,10 @@ def many(
 
 def _between_apart(
     tokenizer: PreTrainedTokenizerBase, before: str, text: str, behind: str
-) -> list[int]:
+) -> Ids:
     head, tail = _encode(tokenizer, [before, behind])
-    (ids,) = plain(tokenizer, [text])
-    return [*head, *ids, *(tail if behind else [])]
+    (middle,) = plain(tokenizer, [text])
+    return joined([head, middle, tail] if behind else [head, middle])
 
 
 def _encode(
@@ -115,22 +145,56 @@ def _encode(
     texts: Sequence[str],
     *,
     split_special_tokens: bool = False,
-) -> list[list[int]]:
+) -> list[Ids]:
     if not texts:
         return []
     if tokenizer.is_fast:
         # Without the offsets and masks that a call of the tokenizer finds too.
         fast = tokenizer.backend_tokenizer
-        fast.no_truncation()
-        fast.no_padding()
-        fast.encode_special_tokens = split_special_tokens
-        found = fast.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
-    return tokenizer(
+        with _SETTINGS.of(fast, split_special_tokens):
+            found = fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [ids(encoding.ids) for encoding in found]
+    slow = tokenizer(
         list(texts),
         add_special_tokens=False,
         split_special_tokens=split_special_tokens,
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
-    )['input_ids']
+    )
+    return [*map(ids, slow['input_ids'])]
+
+
+class _Settings:
+    """Lets calls in that want the same settings of the same tokenizer; others wait.
+
+    Settings are the tokenizer's, not a call's; and several threads call it.
+    """
+
+    def __init__(self) -> None:
+        self._left = threading.Condition()
+        self._inside = 0
+        self._now: tuple[Any, bool] | None = None
+
+    @contextlib.contextmanager
+    def of(self, fast: Any, split_special_tokens: bool) -> Iterator[None]:
+        wanted = fast, split_special_tokens
+        with self._left:
+            self._left.wait_for(lambda: self._now in (None, wanted))
+            if self._now is None:
+                fast.no_truncation()
+                fast.no_padding()
+                fast.encode_special_tokens = split_special_tokens
+                self._now = wanted
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._inside -= 1
+                if not self._inside:
+                    self._now = None
+                    self._left.notify_all()
+
+
+_SETTINGS = _Settings()

@@ -73,40 +73,44 @@ def best_fit(counts: np.ndarray) -> np.ndarray:
         The bin of each sequence, from the longest sequence to the shortest.
     """
     size = len(counts) - 1
-    # Bins by the room that is left in them, in chunks; and how many they are.
-    by_room: list[list[np.ndarray]] = [[] for _ in range(size + 1)]
-    number = np.zeros(size + 1, np.int64)
-    chosen: list[np.ndarray] = []
+    # Runs of bins by the room that is left in each; a bit for each room that some have.
+    by_room: list[list[range]] = [[] for _ in range(size + 1)]
+    rooms = 0
+    filled: list[tuple[int, int, int]] = []  # (first bin, bins, sequences put in each)
     made = 0
     for length in np.flatnonzero(counts)[::-1].tolist():
         left = int(counts[length])
         while left:
-            open_ = np.flatnonzero(number[length:])
-            room = length + int(open_[0]) if len(open_) else size
+            enough = rooms >> length
+            room = length + (enough & -enough).bit_length() - 1 if enough else size
             # The fuller bin stays the best one until it has no room for another.
             each = room // length
             needed = -(-left // each)
-            if len(open_):
+            if enough:
                 bins = _take(by_room[room], needed)
-                number[room] -= len(bins)
+                if not by_room[room]:
+                    rooms ^= 1 << room
             else:
-                bins = np.arange(made, made + needed)
+                bins = range(made, made + needed)
                 made += needed
-            put = np.full(len(bins), each)
-            put[-1] = min(each, left - each * (len(bins) - 1))
-            chosen.append(np.repeat(bins, put))
-            left -= int(put.sum())
-            for part in (slice(-1), slice(-1, None)):
-                if len(bins[part]):
-                    after = room - int(put[part][0]) * length
-                    by_room[after].append(bins[part])
-                    number[after] += len(bins[part])
-    return np.concatenate(chosen)
+            last = min(each, left - each * (len(bins) - 1))
+            for some, put in ((bins[:-1], each), (bins[-1:], last)):
+                if some:
+                    filled.append((some.start, len(some), put))
+                    after = room - put * length
+                    by_room[after].append(some)
+                    rooms |= 1 << after
+                    left -= put * len(some)
+    first, run, put = np.array(filled).T
+    # A run's bins: its first one, and each one's place in the run.
+    begins = np.cumsum(run) - run
+    of_runs = np.repeat(first - begins, run) + np.arange(run.sum())
+    return np.repeat(of_runs, np.repeat(put, run))
 
 
-def _take(chunks: list[np.ndarray], most: int) -> np.ndarray:
-    """Takes bins, `most` of them or fewer, from the last chunk."""
-    last = chunks.pop()
+def _take(runs: list[range], most: int) -> range:
+    """Takes bins, `most` of them or fewer, from the last run."""
+    last = runs.pop()
     if len(last) > most:
-        chunks.append(last[most:])
+        runs.append(last[most:])
     return last[:most]

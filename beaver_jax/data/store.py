@@ -8,6 +8,7 @@ import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import copyreg
 import io
+import itertools
 import operator
 import os
 import pickle
@@ -17,7 +18,8 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 
 Item = TypeVar('Item')
-_BUFFER = 1 << 20  # bytes that are written at once
+Given = TypeVar('Given')
+_AT_ONCE = 256  # items that are made, and then written, together
 
 
 class Stored(Sequence[Item], Generic[Item]):
@@ -59,9 +61,10 @@ class Stored(Sequence[Item], Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return map(self._read, self._order)
 
-    def _read(self, place: int) -> Item:
-        start = self._bounds[place]
-        size = self._bounds[place + 1] - start
+    def _read(self, place: np.integer) -> Item:
+        at = int(place)  # NumPy's numbers are slow as indices
+        start = self._bounds[at]
+        size = self._bounds[at + 1] - start
         return self._loads(os.pread(self._file.fileno(), size, start))
 
     def __eq__(self, other: object) -> bool:
@@ -102,10 +105,10 @@ def _dumps(item: Any) -> bytes:
 
 
 def collect(
-    items: Iterable[Item],
-    size: Callable[[Item], Sequence[int]] = lambda item: (),
+    items: Iterable[Given],
+    size: Callable[[Given], Sequence[int]] = lambda item: (),
     *,
-    dumps: Callable[[Item], bytes] = _dumps,
+    dumps: Callable[[Given], bytes] = _dumps,
     loads: Callable[[bytes], Item] = pickle.loads,
 ) -> Stored[Item]:
     """Writes items one after the other to where any of them can be read again.
@@ -121,19 +124,17 @@ def collect(
     """
     ends, sizes = array.array('q', [0]), array.array('i')
     # It stays open for what is returned.
-    file = tempfile.TemporaryFile(buffering=_BUFFER)  # noqa: SIM115
-    for item in items:
-        data = dumps(item)
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    left = iter(items)
+    while some := list(itertools.islice(left, _AT_ONCE)):
+        data = [dumps(item) for item in some]
         try:
-            file.write(data)
+            file.write(b''.join(data))
+            file.flush()
         except OSError as error:
             raise _explained(error) from error
-        ends.append(ends[-1] + len(data))
-        sizes.extend(size(item))
-    try:
-        file.flush()
-    except OSError as error:
-        raise _explained(error) from error
+        ends.extend(itertools.accumulate(map(len, data), initial=ends.pop()))
+        sizes.extend(itertools.chain.from_iterable(map(size, some)))
     count = len(ends) - 1
     width = len(sizes) // count if count else 0
     kept = np.array(sizes, np.int32).reshape(count, width)

@@ -22,6 +22,10 @@ from beaver_jax.data import template
 
 log = logging.getLogger(__name__)
 
+_BEFORE_ANSWER = (template.ASSISTANT, '\n')
+# A later turn stands behind an EOS id, not at the start of a text: no space first.
+_BEFORE_USER = ('\n',)
+
 
 def load(
     directory: str | os.PathLike[str], format: str = ''
@@ -144,7 +148,7 @@ def encode_prompt(
             than `max_length`.
     """
     kept = shorten(tokenizer, turns, max_length=max_length)
-    return [token for piece in encode_turns(tokenizer, kept) for token in piece]
+    return encoding.joined(_encode_turns(tokenizer, kept)).tolist()
 
 
 def shorten(
@@ -162,7 +166,7 @@ def shorten(
 
 
 def _length(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]) -> int:
-    return sum(map(len, encode_turns(tokenizer, turns)))
+    return sum(map(len, _encode_turns(tokenizer, turns)))
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
@@ -175,7 +179,7 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[i
     is encoded along, so the cost does not depend on the prompt.
     """
     (ids,) = _encode_answers(tokenizer, [response])
-    return ids
+    return ids.tolist()
 
 
 def encode_turns(
@@ -186,8 +190,7 @@ def encode_turns(
     The concatenation is the conversation: BOS stands in the first turn, the template in
     the user's turns, EOS at the end of each of the assistant's.
     """
-    (pieces,) = _encode_conversations(tokenizer, [turns])
-    return pieces
+    return [piece.tolist() for piece in _encode_turns(tokenizer, turns)]
 
 
 def encode_conversations(
@@ -195,7 +198,7 @@ def encode_conversations(
     conversations: Iterable[Sequence[str]],
     *,
     workers: int = 0,
-) -> Generator[list[list[int]]]:
+) -> Generator[list[encoding.Ids]]:
     """`encode_turns` of each conversation, of many at once.
 
     With `workers` above 0, so many processes encode; they end with the iterator.
@@ -209,7 +212,7 @@ def encode_prompts(
     *,
     max_length: int,
     workers: int = 0,
-) -> Generator[tuple[int, list[int]]]:
+) -> Generator[tuple[int, encoding.Ids]]:
     """`encode_prompt` of each prompt, after the number of ids that it has unshortened.
 
     `workers` as in `encode_conversations`.
@@ -223,7 +226,7 @@ def encode_answered(
     prompts: Iterable[tuple[Sequence[str], Sequence[str]]],
     *,
     workers: int = 0,
-) -> Generator[tuple[list[list[int]], list[list[int]]]]:
+) -> Generator[tuple[list[encoding.Ids], list[encoding.Ids]]]:
     """`encode_turns` of each prompt and `encode_response` of each response to it.
 
     Args:
@@ -251,7 +254,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     # the response keeps the spaces that it begins with.
     (anchor,) = encoding.plain(tokenizer, [template.ASSISTANT])
     before, both = tokenizer.batch_decode(
-        [anchor, [*anchor, *(int(token) for token in ids)]],
+        [anchor.tolist(), [*anchor, *(int(token) for token in ids)]],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
@@ -274,30 +277,38 @@ def os_errors(directory: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(directory)) from error
 
 
+def _encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]
+) -> list[encoding.Ids]:
+    (pieces,) = _encode_conversations(tokenizer, [turns])
+    return pieces
+
+
 def _encode_conversations(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[str]]
-) -> list[list[list[int]]]:
+) -> list[list[encoding.Ids]]:
     if has_own_template(tokenizer):
         return chat_template.encode_conversations(tokenizer, conversations)
-    first = [template.format_user(turns[0], first=True) for turns in conversations]
-    # A later turn stands behind an EOS id, not at the start of a text: no space first.
-    later = [
-        template.format_user(text, first=False)
-        for turns in conversations
-        for text in turns[2::2]
-    ]
-    answers = [text for turns in conversations for text in turns[1::2]]
-    users = iter(encoding.after(tokenizer, ['\n'], later))
-    assistants = iter(_encode_answers(tokenizer, answers))
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    starts = encoding.plain(tokenizer, first)
-    return [
-        [
-            bos + start,
-            *(next(assistants if i % 2 else users) for i in range(1, len(turns))),
-        ]
-        for turns, start in zip(conversations, starts, strict=True)
-    ]
+    said = [_said(i, text) for turns in conversations for i, text in enumerate(turns)]
+    encoded = iter(encoding.after(tokenizer, said))
+    bos = tokenizer.bos_token_id
+    begin = encoding.ids([] if bos is None else [bos])
+    end = encoding.ids([tokenizer.eos_token_id])
+
+    def turn(i: int) -> encoding.Ids:
+        ids = next(encoded)
+        if i == 0:
+            return begin + ids
+        return ids + end if i % 2 else ids
+
+    return [[turn(i) for i in range(len(turns))] for turns in conversations]
+
+
+def _said(i: int, text: str) -> tuple[str, tuple[str, ...]]:
+    """A conversation's turn `i`, and what it may stand after."""
+    if i % 2:
+        return text, _BEFORE_ANSWER
+    return template.format_user(text, first=i == 0), _BEFORE_USER if i else ()
 
 
 def _encode_prompts(
@@ -305,22 +316,22 @@ def _encode_prompts(
     prompts: Sequence[Sequence[str]],
     *,
     max_length: int,
-) -> list[tuple[int, list[int]]]:
+) -> list[tuple[int, encoding.Ids]]:
     found = []
     whole = _encode_conversations(tokenizer, prompts)
     for turns, pieces in zip(prompts, whole, strict=True):
-        ids = [token for piece in pieces for token in piece]
-        length = len(ids)
+        length = sum(map(len, pieces))
         if length > max_length:
-            ids = encode_prompt(tokenizer, turns, max_length=max_length)
-        found.append((length, ids))
+            kept = shorten(tokenizer, turns, max_length=max_length)
+            pieces = _encode_turns(tokenizer, kept)
+        found.append((length, encoding.joined(pieces)))
     return found
 
 
 def _encode_answered(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[Sequence[str], Sequence[str]]],
-) -> list[tuple[list[list[int]], list[list[int]]]]:
+) -> list[tuple[list[encoding.Ids], list[encoding.Ids]]]:
     turns = _encode_conversations(tokenizer, [turns for turns, _ in prompts])
     texts = [text for _, responses in prompts for text in responses]
     answers = iter(_encode_answers(tokenizer, texts))
@@ -332,12 +343,12 @@ def _encode_answered(
 
 def _encode_answers(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]
-) -> list[list[int]]:
+) -> list[encoding.Ids]:
     if has_own_template(tokenizer):
         return chat_template.encode_answers(tokenizer, answers)
-    eos = tokenizer.eos_token_id
-    found = encoding.after(tokenizer, [template.ASSISTANT, '\n'], answers)
-    return [[*ids, eos] for ids in found]
+    end = encoding.ids([tokenizer.eos_token_id])
+    found = encoding.after(tokenizer, [(text, _BEFORE_ANSWER) for text in answers])
+    return [ids + end for ids in found]
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, question: str, max_length: int) -> str:

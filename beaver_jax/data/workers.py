@@ -23,8 +23,10 @@ from typing import Any, TypeVar
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
-# Items in flight for each process: one that it works on, and one that waits.
+# Items in flight for each process or thread: one that it works on, and one that waits.
 _IN_FLIGHT = 2
+# Without processes: while one thread puts ids into arrays, cores encode for the other.
+_THREADS = 2
 
 
 def mapped(
@@ -38,7 +40,7 @@ def mapped(
         function: of a module, or a partial of one; pickled, as are items and results.
         items: read in this process, as results are asked for.
         count: of processes, or fewer where there are fewer items; with 0, and for a
-            single item, a thread of this process does it.
+            single item, threads of this process do it.
 
     Raises:
         ChildProcessError: a process was ended from outside.
@@ -52,8 +54,8 @@ def mapped(
     items = itertools.chain(first, items)
     if count == 0 or len(first) < 2:
         # Tokenizers let go of the interpreter: meanwhile results are put to use.
-        with futures.ThreadPoolExecutor(1) as thread:
-            yield from _in_order(thread, function, items, _IN_FLIGHT)
+        with futures.ThreadPoolExecutor(_THREADS) as threads:
+            yield from _in_order(threads, function, items, _IN_FLIGHT * _THREADS)
         return
     pickled = pickle.dumps(function)
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
