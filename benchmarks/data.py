@@ -5,10 +5,13 @@
 
 The first compares `sources` and `batches`, packed, with safe-rlhf's way in a plain
 loop: the prompt, and the prompt with its response, are encoded row by row with the same
-tokenizer, and padded. Both begin with the file and end with an epoch of batches, in
-turns. The second writes a jsonl file of that size, reads,
-tokenizes and packs it in a process of its own, takes batches of it, and tells that
-process's peak of resident memory.
+tokenizer, and padded. Both begin with a file and end with an epoch of batches, in
+turns. The file has the rows as often as 10,000 need, with other numbers before their
+texts each time, also in each round: tokenizers remember texts, and a run encodes each
+of them once.
+
+The second writes a jsonl file of that size, reads, tokenizes and packs it in a process
+of its own, takes batches of it, and tells that process's peak of resident memory.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from beaver_jax.data import template
 from beaver_jax.data import tokenizer as tokenizer_lib
 
 BATCH_SIZE = 32
+LEAST = 10_000  # rows that are compared on
 SOME_BATCHES = 200  # that are taken of a large file
 WORDS = 20_000  # different ones in it
 
@@ -42,7 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--rows', help='file with prompts and responses')
+    parser.add_argument(
+        '--rows', type=pathlib.Path, help='file with prompts and responses'
+    )
     parser.add_argument('--gigabytes', type=float, help='size of a file to be made')
     parser.add_argument('--tokenizer', required=True, help='directory')
     parser.add_argument('--max_length', type=int, default=512)
@@ -64,11 +70,15 @@ def main() -> None:
         arguments.json.write_text(text + '\n')
 
 
-def speed(path: str, tokenizer: str, max_length: int, rounds: int) -> dict[str, Any]:
+def speed(
+    path: pathlib.Path, tokenizer: str, max_length: int, rounds: int
+) -> dict[str, Any]:
     """Seconds from a file to an epoch of batches, in both ways."""
     loaded = tokenizer_lib.load(tokenizer)
+    found = read(path)
+    times = -(-LEAST // len(found))
 
-    def ours() -> int:
+    def ours(path: pathlib.Path) -> int:
         counts = rows.Counts()
         records = sources.demonstrations(path, counts=counts)
         stream = batches.sft(
@@ -82,18 +92,22 @@ def speed(path: str, tokenizer: str, max_length: int, rounds: int) -> dict[str, 
         epoch = -(-counts['packed'] // BATCH_SIZE)
         return sum(int(stream[i].mask.sum()) for i in range(epoch))
 
-    def plain() -> int:
-        found = list(plain_batches(path, loaded, max_length))
-        return sum(int(mask.sum()) for _, mask, _ in found)
+    def plain(path: pathlib.Path) -> int:
+        made = plain_batches(path, loaded, max_length)
+        return sum(int(mask.sum()) for _, mask, _ in made)
 
-    ours(), plain()
     seconds: dict[str, list[float]] = {'ours': [], 'plain': []}
     tokens = {}
-    for _ in range(rounds):
-        for name, run in (('ours', ours), ('plain', plain)):
-            begun = time.perf_counter()
-            tokens[name] = run()
-            seconds[name].append(time.perf_counter() - begun)
+    with tempfile.TemporaryDirectory() as directory:
+        file = pathlib.Path(directory) / 'rows.jsonl'
+        for i in range(-1, rounds):
+            # The first round is not counted.
+            write_numbered(found, range(i * times, (i + 1) * times), file)
+            for name, run in (('ours', ours), ('plain', plain)):
+                begun = time.perf_counter()
+                tokens[name] = run(file)
+                if i >= 0:
+                    seconds[name].append(time.perf_counter() - begun)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         'ratio': medians['plain'] / medians['ours'],
@@ -101,22 +115,37 @@ def speed(path: str, tokenizer: str, max_length: int, rounds: int) -> dict[str, 
             p / o for p, o in zip(seconds['plain'], seconds['ours'], strict=True)
         ],
         'seconds': medians,
+        'rows': times * len(found),
         # Of our last batch some are the next epoch's.
         'tokens': tokens,
         **machine(),
     }
 
 
+def read(path: pathlib.Path) -> list[dict[str, str]]:
+    """All rows of a .json or .jsonl file."""
+    text = path.read_text()
+    if path.suffix == '.json':
+        return json.loads(text)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write_numbered(
+    found: list[dict[str, str]], numbers: range, path: pathlib.Path
+) -> None:
+    """Writes rows once for each number, which stands in both of their texts."""
+    with path.open('w') as file:
+        for number in numbers:
+            for row in found:
+                said = {name: f'{number}: {text}' for name, text in row.items() if text}
+                file.write(json.dumps(row | said) + '\n')
+
+
 def plain_batches(
-    path: str, tokenizer: Any, max_length: int
+    path: pathlib.Path, tokenizer: Any, max_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """As safe-rlhf does it: prompt, and prompt with response, row by row, padded."""
-    text = pathlib.Path(path).read_text()
-    found = (
-        json.loads(text)
-        if path.endswith('.json')
-        else [json.loads(line) for line in text.splitlines()]
-    )
+    found = read(path)
 
     def encode(text: str) -> np.ndarray:
         cut = tokenizer(
@@ -127,16 +156,16 @@ def plain_batches(
     for start in range(0, len(found), BATCH_SIZE):
         pairs = []
         for row in found[start : start + BATCH_SIZE]:
-            prompt = row.get('prompt') or f'{row["instruction"]} {row["input"]}'.strip()
-            prompt = template.format_prompt((prompt,), tokenizer.eos_token)
+            asked = row.get('prompt') or f'{row["instruction"]} {row["input"]}'.strip()
+            prompt = template.format_prompt((asked,), tokenizer.eos_token)
             response = row.get('response') or row['output']
             ids = encode(prompt + response + tokenizer.eos_token)
             pairs.append((ids, len(encode(prompt))))
         sizes = np.array([(len(ids), prompt) for ids, prompt in pairs])
         place = np.arange(sizes[:, 0].max())
         tokens = np.full((len(pairs), len(place)), tokenizer.pad_token_id)
-        for row, (ids, _) in zip(tokens, pairs, strict=True):
-            row[: len(ids)] = ids
+        for padded, (ids, _) in zip(tokens, pairs, strict=True):
+            padded[: len(ids)] = ids
         mask = place < sizes[:, :1]
         yield tokens, mask, mask & (place >= sizes[:, 1:])
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import errno
 import functools
+import gc
 import tempfile
 
 import numpy as np
@@ -54,6 +55,26 @@ def test_threads_may_read_it_at_once():
     stored = store.collect(range(2000))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(stored.__getitem__, range(2000))) == list(range(2000))
+
+
+@pytest.mark.parametrize(('wanted', 'found'), [(700, 10_000), (0, 0), (20_000, 20_000)])
+def test_garbage_in_cycles_is_looked_for_less_often(wanted, found):
+    before = gc.get_threshold()
+    inside = []
+
+    def broken():
+        inside.append(gc.get_threshold())
+        yield 1
+        raise ZeroDivisionError
+
+    gc.set_threshold(wanted, 11, 12)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            store.collect(broken())
+        assert inside == [(found, 11, 12)]
+        assert gc.get_threshold() == (wanted, 11, 12)
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_nothing_is_left_in_the_directory(tmp_path, monkeypatch):
