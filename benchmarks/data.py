@@ -103,12 +103,13 @@ def speed(
         for i in range(-1, rounds):
             # The first round is not counted.
             write_numbered(found, range(i * times, (i + 1) * times), file)
-            for name, run in (('ours', ours), ('plain', plain)):
+            both = [('ours', ours), ('plain', plain)]
+            for name, run in both[:: (-1) ** i]:  # each begins every other round
                 begun = time.perf_counter()
                 tokens[name] = run(file)
                 if i >= 0:
                     seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
     return {
         'ratio': medians['plain'] / medians['ours'],
         'ratios': [
@@ -124,20 +125,19 @@ def speed(
 
 def read(path: pathlib.Path) -> list[dict[str, str]]:
     """All rows of a .json or .jsonl file."""
-    text = path.read_text()
-    if path.suffix == '.json':
-        return json.loads(text)
-    return [json.loads(line) for line in text.splitlines()]
+    with path.open() as file:
+        return json.load(file) if path.suffix == '.json' else [*map(json.loads, file)]
 
 
 def write_numbered(
     found: list[dict[str, str]], numbers: range, path: pathlib.Path
 ) -> None:
-    """Writes rows once for each number, which stands in both of their texts."""
+    """Writes rows once for each number, which stands before prompt and response."""
+    names = {'prompt', 'response', 'instruction', 'output'}
     with path.open('w') as file:
         for number in numbers:
             for row in found:
-                said = {name: f'{number}: {text}' for name, text in row.items() if text}
+                said = {name: f'{number}: {row[name]}' for name in names & row.keys()}
                 file.write(json.dumps(row | said) + '\n')
 
 

@@ -141,7 +141,7 @@ def encode_answers(
     # Where a token spans the border.
     left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
     apart = iter(encoding.after(tokenizer, [(text, ('\n',)) for text in left]))
-    eos = encoding.ids([tokenizer.eos_token_id])
+    eos = encoding.as_ids([tokenizer.eos_token_id])
     return [(next(apart) if ids is None else ids) + eos for ids in found]
 
 

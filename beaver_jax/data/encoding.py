@@ -2,17 +2,18 @@
 
 All take many texts: a fast tokenizer encodes a list in an eighth of the time that it
 takes for one text after the other. Ids are arrays: a list of Python's ints takes nine
-times the room, and what is done with it as long as the tokenizer.
+times the room, and handling such lists took up to a third of all time.
 """
 
 import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 import contextlib
 import functools
 import itertools
 import struct
 import threading
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
+import weakref
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +23,9 @@ _AT_ONCE = 256
 Item = TypeVar('Item')
 Encoded = TypeVar('Encoded')
 Ids: TypeAlias = 'array.array[int]'  # of int32
+_LOCKS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, threading.Lock] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
@@ -42,20 +46,18 @@ def after(
         said: (text, what it may stand after, the best one first).
     """
     found: dict[int, Ids] = {}
-    for attempt in itertools.count():
+    for attempt in range(1 + max((len(befores) for _, befores in said), default=0)):
         left = {
             i: befores[attempt] if attempt < len(befores) else ''
             for i, (_, befores) in enumerate(said)
             if i not in found
         }
-        if not left:
-            break
-        heads = list(dict.fromkeys(left.values()))
+        heads = list(dict.fromkeys(before for before in left.values() if before))
         # All at once: while a call of the tokenizer begins and ends, cores are idle.
         encoded = plain(
             tokenizer, [*heads, *(before + said[i][0] for i, before in left.items())]
         )
-        head_ids = dict(zip(heads, encoded[: len(heads)], strict=True))
+        head_ids = dict(zip(heads, encoded[: len(heads)], strict=True)) | {'': as_ids()}
         for (i, before), ids in zip(left.items(), encoded[len(heads) :], strict=True):
             size = len(head_ids[before])
             if ids[:size] == head_ids[before]:
@@ -95,7 +97,7 @@ def special(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
 
 
-def ids(tokens: Sequence[int] = ()) -> Ids:
+def as_ids(tokens: Sequence[int] = ()) -> Ids:
     """Ids as the functions here return them."""
     # In half the time that `array` takes for a list.
     return array.array('i', struct.pack(f'{len(tokens)}i', *tokens))
@@ -103,7 +105,7 @@ def ids(tokens: Sequence[int] = ()) -> Ids:
 
 def joined(pieces: Iterable[Ids]) -> Ids:
     """Ids one after the other."""
-    whole = ids()
+    whole = as_ids()
     for piece in pieces:
         whole.extend(piece)
     return whole
@@ -126,7 +128,13 @@ def many(
     """
     left = iter(items)
     chunks = iter(lambda: list(itertools.islice(left, _AT_ONCE)), [])
-    found = workers_lib.mapped(functools.partial(encode, tokenizer), chunks, workers)
+    found = workers_lib.mapped(
+        functools.partial(encode, tokenizer),
+        chunks,
+        workers,
+        # While one puts ids into arrays, the tokenizer has all cores for the other.
+        threads=2 if tokenizer.is_fast else 1,
+    )
     with contextlib.closing(found):
         for chunk in found:
             yield from chunk
@@ -151,9 +159,13 @@ def _encode(
     if tokenizer.is_fast:
         # Without the offsets and masks that a call of the tokenizer finds too.
         fast = tokenizer.backend_tokenizer
-        with _SETTINGS.of(fast, split_special_tokens):
+        # Settings are the tokenizer's, not a call's; and several threads call it.
+        with _LOCKS.setdefault(tokenizer, threading.Lock()):
+            fast.no_truncation()
+            fast.no_padding()
+            fast.encode_special_tokens = split_special_tokens
             found = fast.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [ids(encoding.ids) for encoding in found]
+        return [as_ids(encoding.ids) for encoding in found]
     slow = tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -162,39 +174,4 @@ def _encode(
         return_token_type_ids=False,
         verbose=False,
     )
-    return [*map(ids, slow['input_ids'])]
-
-
-class _Settings:
-    """Lets calls in that want the same settings of the same tokenizer; others wait.
-
-    Settings are the tokenizer's, not a call's; and several threads call it.
-    """
-
-    def __init__(self) -> None:
-        self._left = threading.Condition()
-        self._inside = 0
-        self._now: tuple[Any, bool] | None = None
-
-    @contextlib.contextmanager
-    def of(self, fast: Any, split_special_tokens: bool) -> Iterator[None]:
-        wanted = fast, split_special_tokens
-        with self._left:
-            self._left.wait_for(lambda: self._now in (None, wanted))
-            if self._now is None:
-                fast.no_truncation()
-                fast.no_padding()
-                fast.encode_special_tokens = split_special_tokens
-                self._now = wanted
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._left:
-                self._inside -= 1
-                if not self._inside:
-                    self._now = None
-                    self._left.notify_all()
-
-
-_SETTINGS = _Settings()
+    return [*map(as_ids, slow['input_ids'])]

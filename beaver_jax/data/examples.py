@@ -124,7 +124,7 @@ def encode_pairs(
             yield PairExample((one, other), signs, order=order)
 
     with contextlib.closing(answered):
-        stored: store.Stored[PairExample] = store.collect(examples(), _lengths)
+        stored = store.collect(examples(), _lengths)
         return _checked(stored, f'max_length={max_length}', counts)
 
 
@@ -154,7 +154,7 @@ def encode_prompts(
             yield PromptExample(np.array(tokens), row)
 
     with contextlib.closing(prompts):
-        stored: store.Stored[PromptExample] = store.collect(examples(), _length)
+        stored = store.collect(examples(), _length)
         return _checked(stored, f'max_prompt_length={max_prompt_length}', counts)
 
 
@@ -180,8 +180,11 @@ def _lengths(example: PairExample) -> tuple[int, int]:
 
 
 def _sft_bytes(turns: Sequence[encoding.Ids], most: int) -> bytes:
-    """Tokens, 4 bytes each, and their mask: a pickle takes twenty times as long."""
-    mask = b''.join(b'\0\1'[i % 2 :][:1] * len(turn) for i, turn in enumerate(turns))
+    """Tokens, at most so many, of 4 bytes each, and their mask of one.
+
+    A pickle takes twenty times as long.
+    """
+    mask = b''.join([bytes([i % 2]) * len(turn) for i, turn in enumerate(turns)])
     return b''.join(turns)[: 4 * most] + mask[:most]
 
 

@@ -73,15 +73,15 @@ def best_fit(counts: np.ndarray) -> np.ndarray:
         The bin of each sequence, from the longest sequence to the shortest.
     """
     size = len(counts) - 1
-    # Runs of bins by the room that is left in each; a bit for each room that some have.
-    by_room: list[list[range]] = [[] for _ in range(size + 1)]
-    rooms = 0
+    by_room: list[list[range]] = [[] for _ in range(size + 1)]  # runs of bins
+    rooms = 0  # as bits, those that some bin has
     filled: list[tuple[int, int, int]] = []  # (first bin, bins, sequences put in each)
     made = 0
     for length in np.flatnonzero(counts)[::-1].tolist():
         left = int(counts[length])
         while left:
             enough = rooms >> length
+            # The least room: its bit is the lowest.
             room = length + (enough & -enough).bit_length() - 1 if enough else size
             # The fuller bin stays the best one until it has no room for another.
             each = room // length

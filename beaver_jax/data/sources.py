@@ -33,6 +33,13 @@ Paths = Source | Sequence[Source]
 Demonstration = records.Demonstration
 Comparison = records.Comparison
 Prompt = records.Prompt
+_KINDS: dict[records.Use, type[records.AnyRecord]] = {
+    'sft': Demonstration,
+    'better': Comparison,
+    'safer': Comparison,
+    'harms': Comparison,
+    'prompts': Prompt,
+}
 Record = TypeVar('Record', Demonstration, Comparison, Prompt)
 
 # What an adapter of the user's own raises where a row is not as it expects.
@@ -233,8 +240,7 @@ def _collect(
                 yield record
             sizes.append(size)
 
-    kind = {'sft': Demonstration, 'prompts': Prompt}.get(use, Comparison)
-    loads = functools.partial(_of_fields, kind)
+    loads = functools.partial(_of_fields, _KINDS[use])
     found = store.collect(each(), dumps=_fields, loads=loads)
     kept = found.take(_draw(sizes, sources, seed, counts))
     if not kept:
@@ -248,7 +254,7 @@ def _collect(
 
 
 def _fields(record: records.AnyRecord) -> bytes:
-    """A record's fields alone: in a sixth of the time that its pickle takes."""
+    """A record's fields, in order: in a sixth of the time that its pickle takes."""
     return pickle.dumps(tuple(vars(record).values()))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 Item = TypeVar('Item')
 Given = TypeVar('Given')
-_AT_ONCE = 256  # items that are made, and then written, together
+_TOGETHER = 32  # items that are made, and then written, one after the other
 _THRESHOLD = 10_000  # objects more than before, at which Python looks for garbage
 
 
@@ -107,20 +107,28 @@ def _dumps(item: Any) -> bytes:
     return buffer.getvalue()
 
 
+@overload
+def collect(
+    items: Iterable[Item], size: Callable[[Item], Sequence[int]] = ...
+) -> Stored[Item]: ...
+@overload
 def collect(
     items: Iterable[Given],
-    size: Callable[[Given], Sequence[int]] = lambda item: (),
+    size: Callable[[Given], Sequence[int]] = ...,
     *,
-    dumps: Callable[[Given], bytes] = _dumps,
-    loads: Callable[[bytes], Item] = pickle.loads,
-) -> Stored[Item]:
+    dumps: Callable[[Given], bytes],
+    loads: Callable[[bytes], Item],
+) -> Stored[Item]: ...
+
+
+def collect(items, size=lambda item: (), *, dumps=_dumps, loads=pickle.loads):
     """Writes items one after the other to where any of them can be read again.
 
     Args:
         items: of any kind that `dumps` takes.
         size: numbers of an item, as many for each, that are kept as `sizes`.
         dumps: makes bytes of an item: without one, its pickle.
-        loads: makes the item of these bytes again.
+        loads: makes of these bytes what is read: without one, the item.
 
     Raises:
         OSError: there is no room for them.
@@ -130,15 +138,16 @@ def collect(
     file = tempfile.TemporaryFile()  # noqa: SIM115
     left = iter(items)
     with _few_collections():
-        while some := list(itertools.islice(left, _AT_ONCE)):
+        while some := list(itertools.islice(left, _TOGETHER)):
             data = [dumps(item) for item in some]
             try:
                 file.write(b''.join(data))
                 file.flush()
             except OSError as error:
                 raise _explained(error) from error
-            ends.extend(itertools.accumulate(map(len, data), initial=ends.pop()))
-            sizes.extend(itertools.chain.from_iterable(map(size, some)))
+            for item, written in zip(some, data, strict=True):
+                ends.append(ends[-1] + len(written))
+                sizes.extend(size(item))
     count = len(ends) - 1
     width = len(sizes) // count if count else 0
     kept = np.array(sizes, np.int32).reshape(count, width)

@@ -8,6 +8,7 @@ conversation are put together turn by turn, with BOS and EOS as ids.
 from collections.abc import Generator, Iterable, Iterator, Sequence
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import pathlib
@@ -199,7 +200,7 @@ def encode_conversations(
     *,
     workers: int = 0,
 ) -> Generator[list[encoding.Ids]]:
-    """`encode_turns` of each conversation, of many at once.
+    """`encode_turns` of each conversation, as `encoding.Ids`, of many at once.
 
     With `workers` above 0, so many processes encode; they end with the iterator.
     """
@@ -215,7 +216,7 @@ def encode_prompts(
 ) -> Generator[tuple[int, encoding.Ids]]:
     """`encode_prompt` of each prompt, after the number of ids that it has unshortened.
 
-    `workers` as in `encode_conversations`.
+    Ids are `encoding.Ids`; `workers` as in `encode_conversations`.
     """
     encode = functools.partial(_encode_prompts, max_length=max_length)
     return encoding.many(encode, tokenizer, prompts, workers)
@@ -228,6 +229,8 @@ def encode_answered(
     workers: int = 0,
 ) -> Generator[tuple[list[encoding.Ids], list[encoding.Ids]]]:
     """`encode_turns` of each prompt and `encode_response` of each response to it.
+
+    Both as `encoding.Ids`.
 
     Args:
         tokenizer: from `load`.
@@ -289,19 +292,19 @@ def _encode_conversations(
 ) -> list[list[encoding.Ids]]:
     if has_own_template(tokenizer):
         return chat_template.encode_conversations(tokenizer, conversations)
-    said = [_said(i, text) for turns in conversations for i, text in enumerate(turns)]
-    encoded = iter(encoding.after(tokenizer, said))
+    places = [i for turns in conversations for i in range(len(turns))]
+    texts = itertools.chain.from_iterable(conversations)
+    said = [_said(i, text) for i, text in zip(places, texts, strict=True)]
+    encoded = encoding.after(tokenizer, said)
     bos = tokenizer.bos_token_id
-    begin = encoding.ids([] if bos is None else [bos])
-    end = encoding.ids([tokenizer.eos_token_id])
+    begin = encoding.as_ids([] if bos is None else [bos])
+    end = encoding.as_ids([tokenizer.eos_token_id])
 
-    def turn(i: int) -> encoding.Ids:
-        ids = next(encoded)
-        if i == 0:
-            return begin + ids
-        return ids + end if i % 2 else ids
-
-    return [[turn(i) for i in range(len(turns))] for turns in conversations]
+    whole = (
+        begin + ids if i == 0 else ids + end if i % 2 else ids
+        for i, ids in zip(places, encoded, strict=True)
+    )
+    return [list(itertools.islice(whole, len(turns))) for turns in conversations]
 
 
 def _said(i: int, text: str) -> tuple[str, tuple[str, ...]]:
@@ -346,7 +349,7 @@ def _encode_answers(
 ) -> list[encoding.Ids]:
     if has_own_template(tokenizer):
         return chat_template.encode_answers(tokenizer, answers)
-    end = encoding.ids([tokenizer.eos_token_id])
+    end = encoding.as_ids([tokenizer.eos_token_id])
     found = encoding.after(tokenizer, [(text, _BEFORE_ANSWER) for text in answers])
     return [ids + end for ids in found]
 

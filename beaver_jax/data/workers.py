@@ -23,14 +23,16 @@ from typing import Any, TypeVar
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
-# Items in flight for each process or thread: one that it works on, and one that waits.
+# Items in flight for each process: one that it works on, and one that waits.
 _IN_FLIGHT = 2
-# Without processes: while one thread puts ids into arrays, cores encode for the other.
-_THREADS = 2
 
 
 def mapped(
-    function: Callable[[Item], Result], items: Iterable[Item], count: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+    *,
+    threads: int = 1,
 ) -> Generator[Result]:
     """The function's result for each item, in order; no item is read far ahead.
 
@@ -41,6 +43,7 @@ def mapped(
         items: read in this process, as results are asked for.
         count: of processes, or fewer where there are fewer items; with 0, and for a
             single item, threads of this process do it.
+        threads: how many then call the function at once.
 
     Raises:
         ChildProcessError: a process was ended from outside.
@@ -54,8 +57,11 @@ def mapped(
     items = itertools.chain(first, items)
     if count == 0 or len(first) < 2:
         # Tokenizers let go of the interpreter: meanwhile results are put to use.
-        with futures.ThreadPoolExecutor(_THREADS) as threads:
-            yield from _in_order(threads, function, items, _IN_FLIGHT * _THREADS)
+        pool = futures.ThreadPoolExecutor(threads)
+        try:
+            yield from _in_order(pool, function, items, threads + 1)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         return
     pickled = pickle.dumps(function)
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -73,12 +79,12 @@ def mapped(
             stack.enter_context(_Process(pickled))
             for _ in range(min(count, len(first)))
         ]
-        threads = stack.enter_context(futures.ThreadPoolExecutor(len(processes)))
+        pool = stack.enter_context(futures.ThreadPoolExecutor(len(processes)))
         for process in processes:
             idle.put(process)
             stack.callback(process.kill)
-        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
-        yield from _in_order(threads, call, items, _IN_FLIGHT * len(processes))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        yield from _in_order(pool, call, items, _IN_FLIGHT * len(processes))
 
 
 def _in_order(

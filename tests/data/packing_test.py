@@ -37,6 +37,12 @@ def test_bins_by_hand():
     assert found == [[3], [3, 7], [4, 6]]
 
 
+def test_bins_have_the_numbers_on_which_a_resumed_run_depends():
+    # 7; 6; 4 beside 6; a 3 beside 7; the other alone.
+    counts = np.bincount([7, 6, 4, 3, 3], minlength=11)
+    assert packing.best_fit(counts).tolist() == [0, 1, 1, 0, 2]
+
+
 @given(some_lengths)
 @settings(deadline=None)
 def test_bins_are_filled_by_best_fit_decreasing(lengths):

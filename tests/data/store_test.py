@@ -57,6 +57,13 @@ def test_threads_may_read_it_at_once():
         assert list(pool.map(stored.__getitem__, range(2000))) == list(range(2000))
 
 
+def test_many_items_with_their_sizes():
+    stored = store.collect(range(100), lambda item: (item, -item))
+    np.testing.assert_array_equal(stored.sizes[:, 0], range(100))
+    np.testing.assert_array_equal(stored.sizes[:, 1], -stored.sizes[:, 0])
+    assert list(stored) == [*range(100)]
+
+
 @pytest.mark.parametrize(('wanted', 'found'), [(700, 10_000), (0, 0), (20_000, 20_000)])
 def test_garbage_in_cycles_is_looked_for_less_often(wanted, found):
     before = gc.get_threshold()

@@ -6,6 +6,7 @@ import operator
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -46,20 +47,46 @@ def test_there_are_so_many_processes_as_have_work():
     assert len(pids(9, 2) - here) == 2
 
 
-def test_few_items_are_read_ahead():
+@pytest.mark.parametrize('count', [0, 2])
+def test_few_items_are_read_ahead(count):
     read = itertools.count()
     items = (next(read) for _ in range(10**9))
-    results = workers.mapped(operator.neg, items, 2)
+    results = workers.mapped(operator.neg, items, count, threads=2)
     assert [next(results) for _ in range(50)] == [-i for i in range(50)]
     assert next(read) <= 50 + 2 * 2
     results.close()
 
 
-def test_an_error_comes_in_its_place_and_says_where_it_was():
-    numbers = [4, 2, 0, 1]
-    results = workers.mapped(functools.partial(operator.floordiv, 4), numbers, 2)
+def test_threads_call_at_once_and_an_end_before_theirs_does_not_wait():
+    begun, on = threading.Barrier(2), threading.Event()
+
+    def function(item):
+        begun.wait(timeout=20)  # for the other thread
+        return on.wait(timeout=20)
+
+    def items():
+        yield from range(2)
+        raise EOFError
+
+    started = time.monotonic()
+    with pytest.raises(EOFError):
+        list(workers.mapped(function, items(), 0, threads=2))
+    assert time.monotonic() - started < 10
+    on.set()
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_an_error_comes_in_its_place(count):
+    results = workers.mapped(functools.partial(operator.floordiv, 4), [4, 2, 0], count)
     assert [next(results), next(results)] == [1, 2]
-    with pytest.raises(ZeroDivisionError, match='by zero') as caught:
+    with pytest.raises(ZeroDivisionError, match='by zero'):
+        next(results)
+
+
+def test_an_error_says_where_it_was():
+    numbers = [0, 1]
+    results = workers.mapped(functools.partial(operator.floordiv, 4), numbers, 2)
+    with pytest.raises(ZeroDivisionError) as caught:
         next(results)
     (note,) = caught.value.__notes__
     assert note.startswith('In a worker process:\nTraceback')
