@@ -11,9 +11,7 @@ import contextlib
 import functools
 import itertools
 import struct
-import threading
 from typing import TypeAlias, TypeVar
-import weakref
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,9 +21,6 @@ _AT_ONCE = 256
 Item = TypeVar('Item')
 Encoded = TypeVar('Encoded')
 Ids: TypeAlias = 'array.array[int]'  # of int32
-_LOCKS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, threading.Lock] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
@@ -128,13 +123,7 @@ def many(
     """
     left = iter(items)
     chunks = iter(lambda: list(itertools.islice(left, _AT_ONCE)), [])
-    found = workers_lib.mapped(
-        functools.partial(encode, tokenizer),
-        chunks,
-        workers,
-        # While one puts ids into arrays, the tokenizer has all cores for the other.
-        threads=2 if tokenizer.is_fast else 1,
-    )
+    found = workers_lib.mapped(functools.partial(encode, tokenizer), chunks, workers)
     with contextlib.closing(found):
         for chunk in found:
             yield from chunk
@@ -159,12 +148,10 @@ def _encode(
     if tokenizer.is_fast:
         # Without the offsets and masks that a call of the tokenizer finds too.
         fast = tokenizer.backend_tokenizer
-        # Settings are the tokenizer's, not a call's; and several threads call it.
-        with _LOCKS.setdefault(tokenizer, threading.Lock()):
-            fast.no_truncation()
-            fast.no_padding()
-            fast.encode_special_tokens = split_special_tokens
-            found = fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        fast.no_truncation()
+        fast.no_padding()
+        fast.encode_special_tokens = split_special_tokens
+        found = fast.encode_batch_fast(list(texts), add_special_tokens=False)
         return [as_ids(encoding.ids) for encoding in found]
     slow = tokenizer(
         list(texts),

@@ -28,11 +28,7 @@ _IN_FLIGHT = 2
 
 
 def mapped(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    count: int,
-    *,
-    threads: int = 1,
+    function: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Generator[Result]:
     """The function's result for each item, in order; no item is read far ahead.
 
@@ -42,8 +38,7 @@ def mapped(
         function: of a module, or a partial of one; pickled, as are items and results.
         items: read in this process, as results are asked for.
         count: of processes, or fewer where there are fewer items; with 0, and for a
-            single item, threads of this process do it.
-        threads: how many then call the function at once.
+            single item, a thread of this process does it.
 
     Raises:
         ChildProcessError: a process was ended from outside.
@@ -57,11 +52,8 @@ def mapped(
     items = itertools.chain(first, items)
     if count == 0 or len(first) < 2:
         # Tokenizers let go of the interpreter: meanwhile results are put to use.
-        pool = futures.ThreadPoolExecutor(threads)
-        try:
-            yield from _in_order(pool, function, items, threads + 1)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with futures.ThreadPoolExecutor(1) as thread:
+            yield from _in_order(thread, function, items, _IN_FLIGHT)
         return
     pickled = pickle.dumps(function)
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -79,12 +71,12 @@ def mapped(
             stack.enter_context(_Process(pickled))
             for _ in range(min(count, len(first)))
         ]
-        pool = stack.enter_context(futures.ThreadPoolExecutor(len(processes)))
+        threads = stack.enter_context(futures.ThreadPoolExecutor(len(processes)))
         for process in processes:
             idle.put(process)
             stack.callback(process.kill)
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        yield from _in_order(pool, call, items, _IN_FLIGHT * len(processes))
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        yield from _in_order(threads, call, items, _IN_FLIGHT * len(processes))
 
 
 def _in_order(

@@ -6,7 +6,6 @@ import operator
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -51,28 +50,10 @@ def test_there_are_so_many_processes_as_have_work():
 def test_few_items_are_read_ahead(count):
     read = itertools.count()
     items = (next(read) for _ in range(10**9))
-    results = workers.mapped(operator.neg, items, count, threads=2)
+    results = workers.mapped(operator.neg, items, count)
     assert [next(results) for _ in range(50)] == [-i for i in range(50)]
     assert next(read) <= 50 + 2 * 2
     results.close()
-
-
-def test_threads_call_at_once_and_an_end_before_theirs_does_not_wait():
-    begun, on = threading.Barrier(2), threading.Event()
-
-    def function(item):
-        begun.wait(timeout=20)  # for the other thread
-        return on.wait(timeout=20)
-
-    def items():
-        yield from range(2)
-        raise EOFError
-
-    started = time.monotonic()
-    with pytest.raises(EOFError):
-        list(workers.mapped(function, items(), 0, threads=2))
-    assert time.monotonic() - started < 10
-    on.set()
 
 
 @pytest.mark.parametrize('count', [0, 2])
