@@ -2,7 +2,7 @@
 
 All take many texts: a fast tokenizer encodes a list in an eighth of the time that it
 takes for one text after the other. Ids are arrays: a list of Python's ints takes nine
-times the room, and handling such lists took up to a third of all time.
+times the room.
 """
 
 import array

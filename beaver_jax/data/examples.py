@@ -180,10 +180,7 @@ def _lengths(example: PairExample) -> tuple[int, int]:
 
 
 def _sft_bytes(turns: Sequence[encoding.Ids], most: int) -> bytes:
-    """Tokens, at most so many, of 4 bytes each, and their mask of one.
-
-    A pickle takes twenty times as long.
-    """
+    """Tokens, at most so many, of 4 bytes each, and their mask of one."""
     mask = b''.join([bytes([i % 2]) * len(turn) for i, turn in enumerate(turns)])
     return b''.join(turns)[: 4 * most] + mask[:most]
 

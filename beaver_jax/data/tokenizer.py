@@ -148,8 +148,7 @@ def encode_prompt(
         ValueError: `turns` has an even number of texts, or the template alone is longer
             than `max_length`.
     """
-    kept = shorten(tokenizer, turns, max_length=max_length)
-    return encoding.joined(_encode_turns(tokenizer, kept)).tolist()
+    return _encode_prompt(tokenizer, turns, max_length).tolist()
 
 
 def shorten(
@@ -280,6 +279,13 @@ def os_errors(directory: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(directory)) from error
 
 
+def _encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], max_length: int
+) -> encoding.Ids:
+    kept = shorten(tokenizer, turns, max_length=max_length)
+    return encoding.joined(_encode_turns(tokenizer, kept))
+
+
 def _encode_turns(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]
 ) -> list[encoding.Ids]:
@@ -325,9 +331,10 @@ def _encode_prompts(
     for turns, pieces in zip(prompts, whole, strict=True):
         length = sum(map(len, pieces))
         if length > max_length:
-            kept = shorten(tokenizer, turns, max_length=max_length)
-            pieces = _encode_turns(tokenizer, kept)
-        found.append((length, encoding.joined(pieces)))
+            ids = _encode_prompt(tokenizer, turns, max_length)
+        else:
+            ids = encoding.joined(pieces)
+        found.append((length, ids))
     return found
 
 
