@@ -7,8 +7,9 @@ stage of reinforcement learning ends with an evaluation and a report.
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
+import json
 import logging
 import pathlib
 import sys
@@ -160,7 +161,6 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
             journal.recall(distributed.by_first(_rows, directory))
         seed_key = jax.random.key(config.seed)
         under_way: collections.deque[Any] = collections.deque()
-        ahead: Mapping[str, compilation.Ahead] = {}
         interval = interrupts.Interval(config.checkpoint.minutes)
         votes = distributed.Votes(mesh, late=True)
         # It outlives the loop: evaluation and export may be killed as well.
@@ -185,7 +185,7 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                 batch = next(stage.feed)
                 if step == start:
                     heart.does(heartbeats.COMPILING)
-                    ahead = _compile(stage, (state, batch, key), directory)
+                    _compile(stage, (state, batch, key), directory)
                     begun = time.perf_counter()
                 heart.does(heartbeats.COMPUTING)
                 state, metrics, phases = stage.step(state, batch, key)
@@ -220,22 +220,25 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
         heart.does(heartbeats.FINISHING)
         found = stage.evaluate(state)
         stage.export(state, directory / 'model')
-    memory = _memory(ahead, directory)
     if first:
-        took = {'seconds': round(time.monotonic() - stage_begun, 1), 'memory': memory}
+        seconds = round(time.monotonic() - stage_begun, 1)
+        took = {'seconds': seconds, 'memory': _memory(directory)}
         _summarize(config, stage, directory, found, took)
     # What the next stage reads is written.
     distributed.barrier(f'{config.stage} is done')
     return True
 
 
-def _compile(stage, arguments, where: Any) -> Mapping[str, compilation.Ahead]:
+def _compile(stage, arguments, directory: pathlib.Path) -> None:
     """Compiles a stage's programs, before its first step, and says how long it took."""
     ahead = stage.compile(*arguments)
     if ahead:
         took = ', '.join(f'{name} {one.seconds:.1f} s' for name, one in ahead.items())
-        log.info('%s: compiled: %s', where, took)
-    return ahead
+        log.info('%s: compiled: %s', directory, took)
+    # The last start may have no step left to compile for, and tells of them as well.
+    if jax.process_index() == 0:
+        needed = {name: one.bytes for name, one in ahead.items()}
+        metrics_lib.write_json(directory / directories.PROGRAMS, needed)
 
 
 def _compiled_late(names: Sequence[str], step: int, then: str, where: Any) -> None:
@@ -276,14 +279,15 @@ def _best(config: ml_collections.ConfigDict) -> checkpoint.Best:
     return checkpoint.Best(section.best, section.metric, section.mode)
 
 
-def _memory(ahead: Mapping[str, compilation.Ahead], where: Any) -> dict[str, Any]:
+def _memory(directory: pathlib.Path) -> dict[str, Any]:
     """The most memory until now, beside what each program needs by XLA's plan."""
     peak = machine.peak_memory()
-    programs = {name: one.bytes for name, one in ahead.items()}
+    file = directory / directories.PROGRAMS
+    programs = json.loads(file.read_text()) if file.is_file() else {}
     ((kind, size),) = peak.items()
     log.info(
         '%s: peak memory %.2f GB (%s)%s',
-        where,
+        directory,
         size / 1e9,
         kind.split('_')[1],
         ''.join(

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from beaver_jax import distributed
+from beaver_jax import layout
 from beaver_jax import metrics
 from beaver_jax import status
 from beaver_jax import train
@@ -190,6 +191,21 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
     (found,) = status.read(run / 'sft', time.time())
     assert (found.state, found.step) == (status.DONE, 6)
+
+
+def test_a_run_killed_after_its_last_step_ends_as_one_left_alone(sft, capsys):
+    run, arguments = sft
+    ends = []
+    for _ in range(2):
+        train.main(arguments(steps=2))
+        ends.append(micro.summary(run, 'sft'))
+        (run / 'sft' / layout.SUMMARY).unlink()  # written last of all
+    assert 'resumed after step 2 of 2' in capsys.readouterr().err
+    # Of a program that this start had no step for, too.
+    assert ends[0]['memory']['program_bytes']['step'] > 0
+    for end in ends:
+        assert end.pop('seconds') > 0 and end['memory'].pop('peak_process_bytes') > 0
+    assert ends[0] == ends[1]
 
 
 # ---- Gradients ----------------------------------------------------------------------

@@ -20,7 +20,7 @@ from beaver_jax.stages import inputs
 log = logging.getLogger(__name__)
 
 SUMMARY, RESULTS, CARD = layout.SUMMARY, layout.RESULTS, layout.CARD
-CONFIG, CHECKPOINTS = layout.CONFIG, layout.CHECKPOINTS
+CONFIG, CHECKPOINTS, PROGRAMS = layout.CONFIG, layout.CHECKPOINTS, layout.PROGRAMS
 is_done = layout.is_done
 # What may differ between a run and its continuation.
 VOLATILE = (
