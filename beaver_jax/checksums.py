@@ -29,9 +29,16 @@ def of(tree: Any) -> dict[str, int]:
     return dict(zip(paths, map(int, sums), strict=True))
 
 
-def changed(then: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
-    """Paths whose sums differ, of those that both have."""
-    return [path for path, value in now.items() if then.get(path, value) != value]
+def verify(then: Mapping[str, int], tree: Any) -> None:
+    """Compares arrays with their sums; one without a sum is let through.
+
+    Raises:
+      ValueError: An array is not what it was.
+    """
+    different = [path for path, now in of(tree).items() if then.get(path, now) != now]
+    if different:
+        names = ', '.join(different[:3]) + (' …' if different[3:] else '')
+        raise ValueError(f'other bits than were saved: {names}')
 
 
 @jax.jit

@@ -29,8 +29,8 @@ from beaver_jax import sharding
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import families
 from beaver_jax.models import hf
+from beaver_jax.models import saving
 from beaver_jax.models import transformer
-from beaver_jax.models import weights
 from beaver_jax.stages import inputs
 
 FLAGS = '--xla_force_host_platform_device_count=8'
@@ -99,7 +99,7 @@ def write(directory: str, sizes: dict[str, Any], stored: str) -> None:
         shapes,
     )
     fields = families.FAMILIES['llama'].to_hf(config)
-    weights.save(
+    saving.save(
         directory,
         fields | {'architectures': ['LlamaForCausalLM']},
         hf.export_names(config, params),

@@ -1,11 +1,9 @@
 """Hugging Face directories in and out: causal LMs and safe-rlhf's score models."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import functools
-import json
-import pathlib
-from typing import Any, TypeVar
+from typing import Any
 
 from flax import traverse_util
 import jax
@@ -14,6 +12,8 @@ import numpy as np
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import families
+from beaver_jax.models import hf_config
+from beaver_jax.models import saving
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.models import weights as weights_lib
@@ -22,9 +22,7 @@ CheckpointError = weights_lib.CheckpointError
 Params = weights_lib.Params
 Place = weights_lib.Place
 Path = weights_lib.Path
-Config = TypeVar('Config')
 
-CLASSIFIER = 'ForSequenceClassification'
 # Modules of a score model's head: safe-rlhf's, and that of a classifier.
 HEADS = ('score_head', 'score')
 # Leaves of our modules as theirs are called.
@@ -35,78 +33,6 @@ LEAVES = {
     'bias': 'bias',
 }
 NORMALIZER = ('normalizer.mean', 'normalizer.var', 'normalizer.count')
-
-
-def read_hf_config(directory: Path) -> dict[str, Any]:
-    """Reads config.json of a model directory.
-
-    Raises:
-      CheckpointError: No directory, no config.json, no JSON, or an unknown family.
-    """
-    path = pathlib.Path(directory) / 'config.json'
-    if not path.parent.is_dir():
-        raise CheckpointError(f'{directory}: no such model directory.')
-    if not path.is_file():
-        raise CheckpointError(f'{directory}: no config.json; not a model directory.')
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f'{path}: not JSON: {error}') from error
-    family = config.get('model_type') if isinstance(config, dict) else None
-    if family not in families.FAMILIES:
-        raise CheckpointError(
-            f'{path}: model_type={family!r} is not known; '
-            f'known: {", ".join(sorted(families.FAMILIES))}.'
-        )
-    return config
-
-
-def is_score_model(hf: Mapping[str, Any]) -> bool:
-    """Whether config.json is that of a score model: safe-rlhf's, or a classifier."""
-    names = hf.get('architectures') or ()
-    return is_classifier(hf) or any('Score' in name for name in names)
-
-
-def is_classifier(hf: Mapping[str, Any]) -> bool:
-    """Whether config.json is that of an AutoModelForSequenceClassification."""
-    return any(name.endswith(CLASSIFIER) for name in hf.get('architectures') or ())
-
-
-def decoder_config(hf: Mapping[str, Any]) -> config_lib.TransformerConfig:
-    """The decoder of config.json."""
-    fields = families.FAMILIES[hf['model_type']].from_hf(hf)
-    return config_lib.TransformerConfig(**fields)
-
-
-def score_config(hf: Mapping[str, Any]) -> config_lib.ScoreConfig:
-    """The score model of config.json; safe-rlhf's older layout says `bias`."""
-    if is_classifier(hf):
-        labels = len(hf.get('id2label') or (0, 1))  # two where nothing is said
-        return config_lib.ScoreConfig(
-            backbone=decoder_config(hf), score_dim=labels, score_bias=False
-        )
-    return config_lib.ScoreConfig(
-        backbone=decoder_config(hf),
-        score_type=hf.get('score_type', 'reward'),
-        score_dim=hf.get('score_dim', 1),
-        score_bias=bool(hf.get('score_bias', hf.get('bias', False))),
-        normalize=bool(hf.get('do_normalize', False)),
-        normalizer_type=hf.get('normalizer_type'),
-        momentum=hf.get('momentum'),
-    )
-
-
-def _translate(
-    directory: Path, hf: Mapping[str, Any], to: Callable[[Mapping[str, Any]], Config]
-) -> Config:
-    """Translates config.json, naming it in every complaint."""
-    path = pathlib.Path(directory) / 'config.json'
-    try:
-        return to(hf)
-    except KeyError as error:
-        raise CheckpointError(f'{path}: the field {error} is missing.') from error
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f'{path}: {error}') from error
 
 
 def entries(
@@ -178,8 +104,8 @@ def causal_lm(directory: Path, **changes: Any) -> transformer.CausalLM:
 
     Args and errors: see `load_causal_lm`.
     """
-    hf = read_hf_config(directory)
-    if is_score_model(hf):
+    hf = hf_config.read(directory)
+    if hf_config.is_score_model(hf):
         raise CheckpointError(
             f'{directory}: a score model ({hf["architectures"][0]}), not a causal LM; '
             'name a language model here.'
@@ -192,7 +118,7 @@ def backbone_config(directory: Path, **changes: Any) -> config_lib.TransformerCo
 
     Args and errors: see `load_causal_lm`.
     """
-    config = _translate(directory, read_hf_config(directory), decoder_config)
+    config = hf_config.translated(directory, hf_config.decoder)
     return dataclasses.replace(config, **changes)
 
 
@@ -213,7 +139,7 @@ def load_causal_lm(
         of a larger vocab_size get the mean of the embeddings that there are.
 
     Raises:
-      CheckpointError: See `read_hf_config` and `weights.load`; a field of config.json
+      CheckpointError: See `hf_config.read` and `weights.load`; a field of config.json
         that is missing, or has a value that the decoder does not know; a score model.
     """
     model = causal_lm(directory, **changes)
@@ -236,13 +162,13 @@ def score_model(directory: Path, **changes: Any) -> score.ScoreModel:
 
     Args and errors: see `load_score_model`.
     """
-    hf = read_hf_config(directory)
-    if not is_score_model(hf):
+    hf = hf_config.read(directory)
+    if not hf_config.is_score_model(hf):
         raise CheckpointError(
             f'{directory}: a causal LM, not a score model; train one from it with '
             'configs/reward.py or configs/cost.py, or name a score model here.'
         )
-    config = _translate(directory, hf, score_config)
+    config = hf_config.translated(directory, hf_config.score)
     backbone = dataclasses.replace(config.backbone, **changes)
     return score.ScoreModel(dataclasses.replace(config, backbone=backbone))
 
@@ -260,7 +186,7 @@ def load_score_model(
 
     Args and errors: see `load_causal_lm`.
     """
-    hf = read_hf_config(directory)
+    hf = hf_config.read(directory)
     model = score_model(directory, **changes)
     config, backbone = model.config, model.config.backbone
     abstract = abstract_params(model)
@@ -270,8 +196,8 @@ def load_score_model(
             backbone,
             abstract,
             prefix='backbone/',
-            head=HEADS[is_classifier(hf)],
-            stored=decoder_config(hf).vocab_size,
+            head=HEADS[hf_config.is_classifier(hf)],
+            stored=hf_config.decoder(hf).vocab_size,
         ),
         abstract,
         place=place,
@@ -347,7 +273,7 @@ def save_causal_lm(
     params: Params,
     *,
     extra: Mapping[str, Any] | None = None,
-    shard_bytes: int = weights_lib.SHARD_BYTES,
+    shard_bytes: int = saving.SHARD_BYTES,
 ) -> None:
     """Writes a directory that `transformers` loads.
 
@@ -374,7 +300,7 @@ def save_score_model(
     normalizer: score.Normalizer,
     *,
     extra: Mapping[str, Any] | None = None,
-    shard_bytes: int = weights_lib.SHARD_BYTES,
+    shard_bytes: int = saving.SHARD_BYTES,
 ) -> None:
     """Writes a directory in safe-rlhf's layout.
 
@@ -407,4 +333,4 @@ def _save(directory, hf, tensors, shard_bytes) -> None:
     # Of most values: a head, or statistics of scores, may be wider.
     dtype = str(max(tensors.values(), key=lambda tensor: tensor.size).dtype)
     hf = hf | {'torch_dtype': dtype}
-    weights_lib.save(directory, hf, tensors, shard_bytes=shard_bytes)
+    saving.save(directory, hf, tensors, shard_bytes=shard_bytes)

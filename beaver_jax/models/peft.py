@@ -16,6 +16,7 @@ import numpy as np
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import families
 from beaver_jax.models import lora
+from beaver_jax.models import saving
 from beaver_jax.models import weights as weights_lib
 
 A, B = 'lora_A.weight', 'lora_B.weight'
@@ -170,5 +171,5 @@ def save(
         tensors = tensors | {'base_model.model.score.weight': kernel}
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    weights_lib.save_file(directory / WEIGHTS, tensors)
-    weights_lib.save_json(directory / 'adapter_config.json', described)
+    saving.save_file(directory / WEIGHTS, tensors)
+    saving.save_json(directory / 'adapter_config.json', described)

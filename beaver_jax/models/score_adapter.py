@@ -20,6 +20,7 @@ from safetensors import numpy as safetensors_numpy
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import lora
 from beaver_jax.models import peft
+from beaver_jax.models import saving
 from beaver_jax.models import score
 from beaver_jax.models import weights
 
@@ -77,12 +78,12 @@ def save(
     }
     said = Described(base, fingerprint, settings, fields)._asdict()
     statistics = dataclasses.asdict(normalizer)
-    weights.save_file(
+    saving.save_file(
         directory / HEAD,
         {f'score_head.{name}': np.ascontiguousarray(x) for name, x in head.items()}
         | {f'normalizer.{name}': np.asarray(x) for name, x in statistics.items()},
     )
-    weights.save_json(directory / CONFIG, said | {'lora': dataclasses.asdict(settings)})
+    saving.save_json(directory / CONFIG, said | {'lora': dataclasses.asdict(settings)})
 
 
 def describe(directory: weights.Path) -> Described:

@@ -3,7 +3,7 @@
 import argparse
 
 from beaver_jax import layout
-from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.stages import inputs
 from beaver_jax.stages import loading
 from beaver_jax.stages import score_model
@@ -94,7 +94,7 @@ def _check(option: str, path: str) -> None:
         directory = loading.directory(path, scores=True)
     except ValueError as error:
         raise ValueError(f'--{option}: {error}') from error
-    own = hf.read_hf_config(directory).get('score_type')
+    own = hf_config.read(directory).get('score_type')
     if own not in (None, option):
         other = f', or give this one as --{own}' if own in ('reward', 'cost') else ''
         raise ValueError(

@@ -11,6 +11,7 @@ import ml_collections
 
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.models import score
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
@@ -69,7 +70,7 @@ def critic(
         backbone = dataclasses.replace(scorer.model.config.backbone, **fields)
         model_config = dataclasses.replace(scorer.model.config, backbone=backbone)
         params = scorer.held.params
-    elif hf.is_score_model(hf.read_hf_config(directory)):
+    elif hf_config.is_score_model(hf_config.read(directory)):
         section = ml_collections.ConfigDict(config.critic.to_dict() | {'init': path})
         model, params, _ = loading.score_model(
             mesh, section, 'critic', frozen=lora.rank > 0

@@ -20,6 +20,7 @@ from beaver_jax.data import template
 from beaver_jax.data import tokenizer as tokenizer_lib
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.models import quantize
 from beaver_jax.models import transformer
 
@@ -82,7 +83,7 @@ def no_model(path: str) -> str:
     for place in map(str, sorted(directory.glob('*'))):
         with contextlib.suppress(OSError, hf.CheckpointError):
             if (found := find_model(place)) is not None:
-                scores = hf.is_score_model(hf.read_hf_config(found))
+                scores = hf_config.is_score_model(hf_config.read(found))
                 inside['Score' if scores else 'Language'].append(place)
     return NO_MODEL + ''.join(
         f' {kind} models in it: {", ".join(places)}.'
@@ -99,7 +100,7 @@ def check_kind(named: str, directory: pathlib.Path, *, scores: bool = False) -> 
       directory: Of the model.
       scores: A score model is meant.
     """
-    if hf.is_score_model(hf.read_hf_config(directory)) != scores:
+    if hf_config.is_score_model(hf_config.read(directory)) != scores:
         kinds = ('language model', 'score model')
         raise InputError(f'{named} is a {kinds[not scores]}; name a {kinds[scores]}.')
 

@@ -16,10 +16,10 @@ from beaver_jax.models import fingerprint
 from beaver_jax.models import hf
 from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import peft
+from beaver_jax.models import saving
 from beaver_jax.models import score
 from beaver_jax.models import score_adapter
 from beaver_jax.models import transformer
-from beaver_jax.models import weights
 from beaver_jax.stages import inputs
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -38,7 +38,7 @@ class Form:
     """
 
     dtype: str = 'float32'
-    shard_bytes: int = weights.SHARD_BYTES
+    shard_bytes: int = saving.SHARD_BYTES
     card: str = ''
 
     def __post_init__(self):

@@ -20,6 +20,7 @@ from beaver_jax.data import sources
 from beaver_jax.data import store
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.models import score
 from beaver_jax.stages import inputs
 from beaver_jax.stages import learning as learning_lib
@@ -267,7 +268,7 @@ def load(
     model = model_of(config, tokenizer)
     more = inputs.new_tokens(config.model, 'model', tokenizer, tell=True)
     directory = inputs.model_directory('model.init', config.model.init)
-    if hf.is_score_model(hf.read_hf_config(directory)):
+    if hf_config.is_score_model(hf_config.read(directory)):
         _, params, normalizer = loading.score_model(
             mesh, config.model, 'model', frozen=lora.rank > 0, **more
         )
@@ -293,7 +294,7 @@ def model_of(
     directory = inputs.model_directory('model.init', config.model.init)
     fields = inputs.compute(config.model, 'model')
     fields |= inputs.new_tokens(config.model, 'model', tokenizer)
-    if hf.is_score_model(hf.read_hf_config(directory)):
+    if hf_config.is_score_model(hf_config.read(directory)):
         model = hf.score_model(directory, **fields)
         wanted = len(constraints(config))
         if model.config.score_dim < wanted:

@@ -18,6 +18,7 @@ from beaver_jax import sharding
 from beaver_jax.data import world
 from beaver_jax.models import config as model_lib
 from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.models import lora as lora_lib
 from beaver_jax.models import quantize
 from beaver_jax.models import score
@@ -257,10 +258,10 @@ def _head(backbone, section, kind: str) -> model_lib.ScoreConfig:
 def _head_of(section, backbone, kind: str) -> model_lib.ScoreConfig:
     """The score model of a directory; one output and a bias where it is yet to be."""
     directory = _described(section.init)
-    said = {} if directory is None else hf.read_hf_config(directory)
-    if not said or not hf.is_score_model(said):
+    said = {} if directory is None else hf_config.read(directory)
+    if not said or not hf_config.is_score_model(said):
         return model_lib.ScoreConfig(backbone=backbone, score_type=kind)
-    found = hf.score_config(said)
+    found = hf_config.score(said)
     return dataclasses.replace(found, backbone=backbone, score_type=kind)
 
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from beaver_jax import train
-from beaver_jax.models import weights
+from beaver_jax.models import saving
 from tests import micro
 
 # ---- Of another kind ----------------------------------------------------------------
@@ -75,7 +75,7 @@ def truncate(model):
 def lose_a_file(model):
     tensors = safetensors_numpy.load_file(model / 'model.safetensors')
     config = json.loads((model / 'config.json').read_text())
-    weights.save(model, config, tensors, shard_bytes=1)
+    saving.save(model, config, tensors, shard_bytes=1)
     lost = min(model.glob('model-*-of-*'))
     lost.unlink()
     return f'{model}: no {lost.name}.'

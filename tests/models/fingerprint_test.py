@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from beaver_jax.models import fingerprint
+from beaver_jax.models import saving
 from beaver_jax.models import weights
 
 
 def write(directory, tensors, **changes):
-    weights.save(directory, {'model_type': 'llama'}, tensors, **changes)
+    saving.save(directory, {'model_type': 'llama'}, tensors, **changes)
     return fingerprint.of(directory)
 
 

@@ -10,6 +10,7 @@ from safetensors import numpy as safetensors_numpy
 
 from beaver_jax import sharding
 from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.models import score
 from beaver_jax.models import transformer
 from beaver_jax.models import weights
@@ -184,7 +185,7 @@ def test_old_rotary_buffers_are_ignored(lm):
 def test_the_special_tokens_travel_in_the_config(tmp_path):
     model, params = tiny.causal_lm()
     hf.save_causal_lm(tmp_path, model.config, params, extra={'pad_token_id': 3})
-    assert hf.read_hf_config(tmp_path)['pad_token_id'] == 3
+    assert hf_config.read(tmp_path)['pad_token_id'] == 3
 
 
 def test_parameters_are_read_into_shardings_slice_by_slice(tmp_path, monkeypatch):
@@ -295,8 +296,8 @@ def test_a_wrong_change_is_no_fault_of_the_directory(lm):
 
 
 def test_score_models_and_language_models_are_told_apart(lm, reward):
-    assert hf.is_score_model(hf.read_hf_config(reward))
-    assert not hf.is_score_model(hf.read_hf_config(lm))
+    assert hf_config.is_score_model(hf_config.read(reward))
+    assert not hf_config.is_score_model(hf_config.read(lm))
     assert message(hf.load_causal_lm, reward) == (
         f'{reward}: a score model (LlamaForScore), not a causal LM; name a language '
         'model here.'

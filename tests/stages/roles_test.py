@@ -9,6 +9,7 @@ import pytest
 from beaver_jax import sharding
 from beaver_jax.models import config as model_config
 from beaver_jax.models import hf
+from beaver_jax.models import hf_config
 from beaver_jax.models import lora
 from beaver_jax.models import score
 from beaver_jax.models import transformer
@@ -45,9 +46,9 @@ QWEN2_SIZE += 28 * (3584 + 2 * 512)
 
 
 @pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 4, 1), (1, 4, 2)])
-@pytest.mark.parametrize('hf_config, size', [(LLAMA, LLAMA_SIZE), (QWEN2, QWEN2_SIZE)])
-def test_every_leaf_of_a_7b_model_has_a_rule(hf_config, size, mesh):
-    config = hf.decoder_config(hf_config)
+@pytest.mark.parametrize('said, size', [(LLAMA, LLAMA_SIZE), (QWEN2, QWEN2_SIZE)])
+def test_every_leaf_of_a_7b_model_has_a_rule(said, size, mesh):
+    config = hf_config.decoder(said)
     devices = sharding.make_mesh(*mesh)
     policy = hf.abstract_params(transformer.CausalLM(config))
     scorer = hf.abstract_params(
