@@ -54,6 +54,31 @@ def test_a_directory_is_claimed_and_its_config_written(config, tmp_path):
     assert [file.name for file in path.iterdir()] == ['config.json']
 
 
+@pytest.mark.parametrize('lag', [5.0, 59.0, 61.0])
+def test_what_process_0_has_written_may_come_late(config, lag, monkeypatch):
+    path = directories.directory(config)
+    now = [100.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+        if now[0] >= 100 + lag and not path.exists():
+            path.mkdir(parents=True)
+            (path / 'config.json').write_text('{}')
+
+    # As in another process, whose own view of the directory is behind.
+    monkeypatch.setattr(directories.distributed, 'by_first', lambda *_: False)
+    monkeypatch.setattr(directories.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(directories.time, 'sleep', sleep)
+    if lag < 60:
+        assert not directories.claim(config)
+        return
+    with pytest.raises(
+        inputs.InputError, match='a directory that all hosts share'
+    ) as e:
+        directories.claim(config)
+    assert str(e.value).startswith(f'{path}/config.json, which process 0 has written')
+
+
 def test_the_same_config_goes_on_and_is_done_once_there_is_a_summary(config):
     path = begin(config)
     assert not directories.claim(config)
