@@ -29,7 +29,8 @@ import numpy as np
 log = logging.getLogger(__name__)
 Result = TypeVar('Result')
 OPTIONS = ('coordinator', 'processes', 'process')
-# What the shell says of a program that SIGTERM ended.
+# What the shell says of a program that SIGTERM ended; also of one that Ctrl-C ended
+# when all was saved.
 STOPPED = 143
 _SAID = 512  # bytes of what a process says to the others, at most
 # How collectives on CPUs complain of a process that is gone.
@@ -238,11 +239,12 @@ def _end(error: BaseException) -> NoReturn:
         if os.environ.get('BEAVER_JAX_TRACEBACK'):
             traceback.print_exception(error)
     elif isinstance(error, SystemExit):
-        message = str(error.code)
+        message = '' if isinstance(error.code, int) else str(error.code)
     else:
         traceback.print_exception(error)
         message = f'Error: {name} has failed: the others end with it.'
-    print(message, file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     code = error.code if isinstance(error, SystemExit) else 1

@@ -42,7 +42,7 @@ def run(stage: str, preset: str) -> ml_collections.ConfigDict:
     # heartbeat: seconds between signs of life of each process; 0 for none.
     config.log = _dict(every=1, tensorboard=True, wandb=_maybe(str), heartbeat=10.0)
     # After every so many steps, and when so many minutes have gone by since; 0 minutes
-    # leave it at the steps. SIGTERM saves as well.
+    # leave it at the steps. SIGTERM or Ctrl-C saves as well.
     # Beside the newest `keep` stay the `best` by a metric of the step that made them,
     # as in metrics.jsonl; 'min' or 'max' of it is best.
     config.checkpoint = _dict(

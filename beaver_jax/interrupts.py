@@ -1,40 +1,56 @@
-"""SIGTERM, with which clusters say that they will end a process soon."""
+"""SIGTERM, with which clusters say that they will end a process soon, and Ctrl-C."""
 
 from collections.abc import Callable
-import logging
+import os
 import signal
 import threading
 import time
 from typing import Any, Self
 
-log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SOON = b'\nStopping after this step; Ctrl-C once more stops at once.\n'
+_STDERR = 2
 
 
 class Notice:
-    """Hears SIGTERM, while it is entered: work at hand can be brought to an end.
+    """Hears SIGTERM and SIGINT, while it is entered: work can be brought to an end.
 
-    A second one ends the process as if nobody listened. Handlers belong to the main
-    thread; elsewhere nothing is heard.
+    A second one of a kind ends the process as if nobody listened, and one that was
+    ignored before stays so. Handlers belong to the main thread; elsewhere nothing is
+    heard.
     """
 
-    def __init__(self) -> None:
-        """Nothing is heard yet."""
+    def __init__(self, *, tells: bool = False) -> None:
+        """Nothing is heard yet.
+
+        Args:
+          tells: Whoever presses Ctrl-C is told what happens now.
+        """
         self.given = False
-        self._before: Any = None
+        self._tells = tells
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *unused: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-        self._before = None
+        for number in [*self._before]:
+            self._restore(number)
 
     def _hear(self, number: int, frame: object) -> None:
         self.given = True
-        signal.signal(signal.SIGTERM, self._before)
+        self._restore(number)
+        if self._tells and number == signal.SIGINT:
+            # Not through sys.stderr, which may be in the middle of a line.
+            os.write(_STDERR, _SOON)
+
+    def _restore(self, number: int) -> None:
+        # None is a handler that Python did not set.
+        signal.signal(number, self._before.pop(number) or signal.SIG_DFL)
 
 
 class Interval:

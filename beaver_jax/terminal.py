@@ -15,6 +15,8 @@ import rich.measure
 import rich.progress
 import rich.table
 
+INTERRUPTED = 130  # what the shell says of a program that Ctrl-C ended
+
 
 def show_log(process: int = 0) -> None:
     """Prints this package's log, one plain line a message, and others' warnings.
@@ -40,12 +42,17 @@ def show_log(process: int = 0) -> None:
 
 @contextlib.contextmanager
 def errors_in_a_line(*kinds: type[Exception]) -> Iterator[None]:
-    """Ends the program with one line for errors of these kinds.
+    """Ends the program with one line for errors of these kinds, and for Ctrl-C.
 
     With BEAVER_JAX_TRACEBACK=1 in the environment they keep their traceback.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get('BEAVER_JAX_TRACEBACK'):
+            raise
+        print('Interrupted.', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except kinds as error:
         if os.environ.get('BEAVER_JAX_TRACEBACK'):
             raise

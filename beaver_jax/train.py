@@ -176,7 +176,7 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
         with (
             writer,
             progress,
-            interrupts.Notice() as notice,
+            interrupts.Notice(tells=first) as notice,
             machine.Watch() as watch,
         ):
             for step in range(start, stage.steps):
@@ -255,12 +255,12 @@ def _compiled_late(names: Sequence[str], step: int, then: str, where: Any) -> No
 
 
 def _stop(step: int, steps: int, checkpoints, directory: pathlib.Path) -> NoReturn:
-    """Ends a run that was asked to, by SIGTERM in one of its processes."""
+    """Ends a run that was asked to, by a signal to one of its processes."""
     checkpoints.wait()
     saved = checkpoints.steps()
     log.warning(
-        '%s: stopped by SIGTERM after step %d of %d; %s. Start the same command again '
-        'to go on.',
+        '%s: stopped by a signal after step %d of %d; %s. Start the same command '
+        'again to go on.',
         *(directory, step, steps),
         f'the checkpoint of step {saved[-1]} is saved' if saved else 'nothing is saved',
     )

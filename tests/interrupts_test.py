@@ -1,4 +1,4 @@
-"""SIGTERM and intervals."""
+"""SIGTERM, Ctrl-C and intervals."""
 
 import os
 import signal
@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from beaver_jax import interrupts
+
+BOTH = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture
@@ -17,55 +19,90 @@ def heard():
     def handler(number, frame):
         found.append(number)
 
-    before = signal.signal(signal.SIGTERM, handler)
+    before = {number: signal.signal(number, handler) for number in BOTH}
     yield handler, found
-    signal.signal(signal.SIGTERM, before)
+    for number, old in before.items():
+        signal.signal(number, old)
 
 
-def terminate() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
 
 
-def test_the_first_is_noticed_and_the_second_is_as_if_nobody_listened(heard):
+def handlers():
+    return [signal.getsignal(number) for number in BOTH]
+
+
+@pytest.mark.parametrize('number', BOTH)
+def test_the_first_is_noticed_and_the_second_is_as_if_nobody_listened(heard, number):
     handler, found = heard
     with interrupts.Notice() as notice:
         assert not notice.given
-        terminate()
+        send(number)
         assert (notice.given, found) == (True, [])
-        terminate()
-        assert found == [signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) is handler
+        send(number)
+        assert found == [number]
+    assert handlers() == [handler, handler]
 
 
-def test_afterwards_all_is_as_before(heard):
+def test_one_of_each_kind_ends_nothing(heard):
+    # A terminal interrupts all of its processes, and a launcher ends them as well.
+    _, found = heard
+    with interrupts.Notice() as notice:
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+    assert (notice.given, found) == (True, [])
+
+
+@pytest.mark.parametrize('number', BOTH)
+def test_afterwards_all_is_as_before(heard, number):
     handler, found = heard
     with interrupts.Notice() as notice:
-        assert signal.getsignal(signal.SIGTERM) is not handler
-    assert signal.getsignal(signal.SIGTERM) is handler
-    terminate()
-    assert (notice.given, found) == (False, [signal.SIGTERM])
+        assert handler not in handlers()
+    assert handlers() == [handler, handler]
+    send(number)
+    assert (notice.given, found) == (False, [number])
+
+
+def test_what_was_ignored_stays_so(heard):
+    handler, _ = heard
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for what a shell's `&` starts
+    with interrupts.Notice() as notice:
+        send(signal.SIGINT)
+        assert not notice.given
+    assert handlers() == [handler, signal.SIG_IGN]
+
+
+@pytest.mark.parametrize('tells', [True, False])
+def test_who_presses_a_key_is_told_what_happens_now(heard, tells, capfd):
+    with interrupts.Notice(tells=tells):
+        send(signal.SIGTERM)
+        assert capfd.readouterr().err == ''
+        send(signal.SIGINT)
+    said = '\nStopping after this step; Ctrl-C once more stops at once.\n'
+    assert capfd.readouterr().err == said * tells
 
 
 def test_it_listens_no_more_after_an_error(heard):
     handler, _ = heard
     with pytest.raises(RuntimeError), interrupts.Notice():
         raise RuntimeError
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert handlers() == [handler, handler]
 
 
-def test_another_thread_leaves_the_handler_alone(heard):
+def test_another_thread_leaves_the_handlers_alone(heard):
     handler, _ = heard
     found = []
 
     def work():
         with interrupts.Notice() as notice:
-            found.append((signal.getsignal(signal.SIGTERM), notice.given))
+            found.append((handlers(), notice.given))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [(handler, False)]
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert found == [([handler, handler], False)]
+    assert handlers() == [handler, handler]
 
 
 def test_an_interval_is_due_after_its_minutes_and_begins_anew():

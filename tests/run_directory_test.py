@@ -154,39 +154,45 @@ def test_a_disk_too_full_for_the_world(configs, tmp_path):
     assert not list(run.glob('.world*'))
 
 
-# ---- SIGTERM ------------------------------------------------------------------------
+# ---- Signals ------------------------------------------------------------------------
 
 
 # Step 2 is written while step 3 is computed; step 4 is the first that hears of it. What
 # is heard in the last step ends the run before it evaluates.
-@pytest.mark.parametrize('when, stops', [(2, 4), (6, 6)])
-def test_sigterm_saves_and_the_same_command_goes_on(
-    sft, when, stops, monkeypatch, capsys
+@pytest.mark.parametrize(
+    'number, when, stops',
+    [(signal.SIGTERM, 2, 4), (signal.SIGINT, 2, 4), (signal.SIGTERM, 6, 6)],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    sft, number, when, stops, monkeypatch, capfd
 ):
     run, arguments = sft
     command = arguments(steps=6, checkpoint__every=100, log__heartbeat=0.05)
     write = metrics.Writer.write
 
-    def and_terminate(self, step, values):
+    def and_signal(self, step, values):
         write(self, step, values)
         if step == when:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr(metrics.Writer, 'write', and_terminate)
+        patch.setattr(metrics.Writer, 'write', and_signal)
         train.main(command)
     assert caught.value.code == distributed.STOPPED
     told = (
-        f'{run}/sft: stopped by SIGTERM after step {stops} of 6; the checkpoint of '
+        f'{run}/sft: stopped by a signal after step {stops} of 6; the checkpoint of '
         f'step {stops}'
     )
-    assert told in capsys.readouterr().err
+    said = capfd.readouterr().err
+    assert told in said
+    # Whoever pressed Ctrl-C waits for the step, and for the checkpoint.
+    assert said.count('Ctrl-C once more stops at once') == (number == signal.SIGINT)
     assert not (run / 'sft' / 'summary.json').exists()
     # After all steps a summary may come, for a minute.
     (found,) = status.read(run / 'sft', time.time() + 61)
     assert (found.state, found.step, found.steps) == (status.STOPPED, stops, 6)
     train.main(command)
-    assert f'resumed after step {stops} of 6' in capsys.readouterr().err
+    assert f'resumed after step {stops} of 6' in capfd.readouterr().err
     rows = metrics.read(run / 'sft' / metrics.METRICS)
     assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
     (found,) = status.read(run / 'sft', time.time())

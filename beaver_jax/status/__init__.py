@@ -177,7 +177,7 @@ def _state(
         return SILENT, concerns
     if set(doing) == {heartbeats.ENDED} and not _just_ended(beats, now):
         return STOPPED, {
-            'stopped': 'stopped before its end, as by SIGTERM; the same command goes on'
+            'stopped': 'stopped before its end, by a signal; the same command goes on'
         }
     return RUNNING, concerns
 
