@@ -10,6 +10,7 @@ import optax
 
 from beaver_jax import multiplier
 from beaver_jax import optim
+from beaver_jax import scoring
 from beaver_jax import types
 from beaver_jax.models import config as config_lib
 from beaver_jax.models import hf
@@ -76,12 +77,12 @@ class Programs:
         )
 
     def _score(self):
-        def end(params, tokens, mask):
-            ends = score.ends(mask)
-            scores: Any = self.scorer.apply(
-                {'params': params}, tokens, mask, wanted=ends
+        normalizer = score.init_normalizer(1)  # is not asked
+
+        def end(params, tokens, mask, packs=None):
+            return scoring.end_scores(
+                self.scorer, params, normalizer, tokens, mask, packs=packs
             )
-            return scores[:, 0]
 
         scorers = experience.Scorers(
             self.policy,
