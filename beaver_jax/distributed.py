@@ -29,9 +29,9 @@ import numpy as np
 log = logging.getLogger(__name__)
 Result = TypeVar('Result')
 OPTIONS = ('coordinator', 'processes', 'process')
-# What the shell says of a program that SIGTERM ended; also of one that Ctrl-C ended
-# when all was saved.
-STOPPED = 143
+# What the shell says of a program that SIGTERM ended, and SIGINT, which is Ctrl-C.
+# Several processes that stop together all end as by SIGTERM.
+STOPPED, INTERRUPTED = 143, 130
 _SAID = 512  # bytes of what a process says to the others, at most
 # How collectives on CPUs complain of a process that is gone.
 _GONE = re.compile('gloo|closed by peer|connection re(set|fused)|heartbeat', re.I)
@@ -238,6 +238,8 @@ def _end(error: BaseException) -> NoReturn:
         )
         if os.environ.get('BEAVER_JAX_TRACEBACK'):
             traceback.print_exception(error)
+    elif isinstance(error, KeyboardInterrupt):
+        message = 'Interrupted.'
     elif isinstance(error, SystemExit):
         message = '' if isinstance(error.code, int) else str(error.code)
     else:
@@ -248,6 +250,7 @@ def _end(error: BaseException) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     code = error.code if isinstance(error, SystemExit) else 1
+    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else code
     os._exit(code if isinstance(code, int) else 1)
 
 

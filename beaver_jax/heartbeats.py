@@ -126,7 +126,8 @@ class Heart:
         error: BaseException | None,
         *unused: object,
     ) -> None:
-        failed = kind is not None and not issubclass(kind, SystemExit)
+        stops = (SystemExit, KeyboardInterrupt)
+        failed = kind is not None and not issubclass(kind, stops)
         if kind is not None and failed:
             line = next(iter(str(error).splitlines()), '') or kind.__name__
             self._beat = dataclasses.replace(self._beat, error=line[:LINE])

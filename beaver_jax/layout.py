@@ -19,7 +19,7 @@ CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 MODEL = 'model'  # a finished stage's directory of the trained model
 METRICS = 'metrics.jsonl'
-PROGRAMS = 'programs.json'  # bytes that each compiled program needs, by XLA's plan
+PROGRAMS = 'programs.json'  # bytes of each program that trained, by XLA's plan
 REPORT = 'report'
 PAGE = 'index.html'  # of a report
 

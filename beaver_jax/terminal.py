@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from types import TracebackType
 from typing import Literal, Self
 
 import rich.box
@@ -15,7 +16,8 @@ import rich.measure
 import rich.progress
 import rich.table
 
-INTERRUPTED = 130  # what the shell says of a program that Ctrl-C ended
+INTERRUPTED = 'Interrupted.'
+TRACEBACK = 'BEAVER_JAX_TRACEBACK'
 
 
 def show_log(process: int = 0) -> None:
@@ -49,14 +51,30 @@ def errors_in_a_line(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if os.environ.get('BEAVER_JAX_TRACEBACK'):
-            raise
-        print('Interrupted.', file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        # Python then ends itself by SIGINT, without which a shell's loop would go on.
+        sys.excepthook = _interrupted
+        raise
     except kinds as error:
-        if os.environ.get('BEAVER_JAX_TRACEBACK'):
+        if os.environ.get(TRACEBACK):
             raise
         sys.exit(f'Error: {error}')
+
+
+def _interrupted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Tells of Ctrl-C in a line, where no traceback is asked for."""
+    if issubclass(kind, KeyboardInterrupt) and not os.environ.get(TRACEBACK):
+        print(INTERRUPTED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        # Nobody reads on, as where Ctrl-C ended a `| tee`: a run does not end by that.
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 class Progress:
@@ -84,7 +102,7 @@ class Progress:
         """
         self._stage, self._total = stage, total
         self._every, self._enabled = every, enabled
-        self._console = console or rich.console.Console()
+        self._console = console or _Console()
         # The first step compiles: what is left is judged by those after it.
         self._first: tuple[int, float] | None = None
         self._printed = -math.inf

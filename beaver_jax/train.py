@@ -211,10 +211,10 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh) -> bool:
                 _compiled_late(late, step + 1, config.late_compilation, directory)
                 compiled.reset()
                 if stop and not done:
-                    _stop(step + 1, stage.steps, checkpoints, directory)
-            # Heard in the last step, after its vote: what follows may take long.
-            if distributed.any_process(notice.given):
-                _stop(stage.steps, stage.steps, checkpoints, directory)
+                    _stop(notice, step + 1, stage.steps, checkpoints, directory)
+        # Heard in the last step, after its vote: what follows may take long.
+        if distributed.any_process(notice.given):
+            _stop(notice, stage.steps, stage.steps, checkpoints, directory)
 
         # ---- Save -----------------------------------------------------------------
         heart.does(heartbeats.FINISHING)
@@ -254,7 +254,7 @@ def _compiled_late(names: Sequence[str], step: int, then: str, where: Any) -> No
     log.warning('%s: %s', where, found)
 
 
-def _stop(step: int, steps: int, checkpoints, directory: pathlib.Path) -> NoReturn:
+def _stop(notice, step: int, steps: int, checkpoints, directory) -> NoReturn:
     """Ends a run that was asked to, by a signal to one of its processes."""
     checkpoints.wait()
     saved = checkpoints.steps()
@@ -265,6 +265,8 @@ def _stop(step: int, steps: int, checkpoints, directory: pathlib.Path) -> NoRetu
         f'the checkpoint of step {saved[-1]} is saved' if saved else 'nothing is saved',
     )
     distributed.barrier('stopped')
+    if notice.by_key and jax.process_count() == 1:
+        raise KeyboardInterrupt
     raise SystemExit(distributed.STOPPED)
 
 

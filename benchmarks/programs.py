@@ -51,6 +51,7 @@ class Programs:
         """Nothing is compiled."""
         config = decoder(shape)
         self.shape = shape
+        self.coefficients = ppo_config.PPOConfig(parts=shape.chunks)
         self.policy = transformer.CausalLM(config)
         self.scorer = score.ScoreModel(
             config_lib.ScoreConfig(config, score_type='critic')
@@ -77,7 +78,9 @@ class Programs:
         )
 
     def _score(self):
-        normalizer = score.init_normalizer(1)  # is not asked
+        normalizer = score.init_normalizer(
+            1
+        )  # `end_scores` wants one and, unasked, leaves it alone
 
         def end(params, tokens, mask, packs=None):
             return scoring.end_scores(
@@ -106,7 +109,7 @@ class Programs:
             ppo_lag.ppo_lag_step,
             networks=networks,
             optimizers=self.optimizers,
-            config=ppo_config.PPOConfig(parts=self.shape.chunks),
+            config=self.coefficients,
             thresholds={'harm': 0.0},
         )
 

@@ -37,7 +37,7 @@ from launch import tpu_slice
 
 ROOT = pathlib.Path(__file__).parents[1]
 ARCHIVE, CODE = 'beaver_jax.tar.gz', 'beaver_jax'
-# Of a run that SIGTERM ended, and of ssh without its host.
+# Of a run that a signal ended, and of ssh without its host.
 INTERRUPTED = (143, 255)
 INSTALL = (
     'command -v python3.11 >/dev/null || (sudo apt-get -q update && '

@@ -131,7 +131,7 @@ def test_a_heart_says_where_it_is_and_that_it_has_ended(tmp_path):
         (ValueError('config.x=1\nis wrong'), heartbeats.FAILED, 'config.x=1'),
         (ValueError('x' * 900), heartbeats.FAILED, 'x' * 500),
         (RuntimeError(), heartbeats.FAILED, 'RuntimeError'),
-        (KeyboardInterrupt(), heartbeats.FAILED, 'KeyboardInterrupt'),
+        (KeyboardInterrupt(), heartbeats.ENDED, ''),  # Ctrl-C
     ],
     ids=repr,
 )

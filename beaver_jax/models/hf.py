@@ -118,7 +118,7 @@ def backbone_config(directory: Path, **changes: Any) -> config_lib.TransformerCo
 
     Args and errors: see `load_causal_lm`.
     """
-    config = hf_config.translated(directory, hf_config.decoder)
+    config = hf_config.read_as(hf_config.decoder, directory)
     return dataclasses.replace(config, **changes)
 
 
@@ -168,7 +168,7 @@ def score_model(directory: Path, **changes: Any) -> score.ScoreModel:
             f'{directory}: a causal LM, not a score model; train one from it with '
             'configs/reward.py or configs/cost.py, or name a score model here.'
         )
-    config = hf_config.translated(directory, hf_config.score)
+    config = hf_config.read_as(hf_config.score, directory)
     backbone = dataclasses.replace(config.backbone, **changes)
     return score.ScoreModel(dataclasses.replace(config, backbone=backbone))
 

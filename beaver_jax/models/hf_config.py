@@ -51,7 +51,7 @@ def is_classifier(hf: Mapping[str, Any]) -> bool:
 
 
 def decoder(hf: Mapping[str, Any]) -> config_lib.TransformerConfig:
-    """The decoder of config.json; for errors see `translated`."""
+    """The decoder of config.json; for errors see `read_as`."""
     fields = families.FAMILIES[hf['model_type']].from_hf(hf)
     return config_lib.TransformerConfig(**fields)
 
@@ -59,7 +59,7 @@ def decoder(hf: Mapping[str, Any]) -> config_lib.TransformerConfig:
 def score(hf: Mapping[str, Any]) -> config_lib.ScoreConfig:
     """The score model of config.json; safe-rlhf's older layout says `bias`.
 
-    For errors see `translated`.
+    For errors see `read_as`.
     """
     if is_classifier(hf):
         labels = len(hf.get('id2label') or (0, 1))  # two where nothing is said
@@ -77,21 +77,21 @@ def score(hf: Mapping[str, Any]) -> config_lib.ScoreConfig:
     )
 
 
-def translated(
-    directory: str | pathlib.Path, to: Callable[[Mapping[str, Any]], Config]
+def read_as(
+    parse: Callable[[Mapping[str, Any]], Config], directory: str | pathlib.Path
 ) -> Config:
-    """The decoder or score model of a directory, named in every complaint.
+    """Reads the config of a decoder or a score model.
 
     Args:
-      directory: With config.json.
-      to: `decoder` or `score`.
+      parse: `decoder` or `score`.
+      directory: Of a model; errors name it.
 
     Raises:
       CheckpointError: See `read`; a field that is missing, or whose value is not known.
     """
     path, said = pathlib.Path(directory) / 'config.json', read(directory)
     try:
-        return to(said)
+        return parse(said)
     except KeyError as error:
         raise CheckpointError(f'{path}: the field {error} is missing.') from error
     except (TypeError, ValueError) as error:

@@ -32,7 +32,7 @@ class Stage:
     Attributes:
       name: Such as 'ppo_lag'.
       state: 'done'; 'running'; 'starting', before its first sign of life; 'stopped'
-        before its end, as by SIGTERM; 'failed'; 'silent', as after a kill; 'unknown'
+        before its end, as by Ctrl-C; 'failed'; 'silent', as after a kill; 'unknown'
         where no signs of life are kept.
       since: Unix time of the newest of its files, or of its signs of life.
       step: Steps done.
@@ -177,7 +177,7 @@ def _state(
         return SILENT, concerns
     if set(doing) == {heartbeats.ENDED} and not _just_ended(beats, now):
         return STOPPED, {
-            'stopped': 'stopped before its end, by a signal; the same command goes on'
+            'stopped': 'stopped before its end, as by Ctrl-C; the same command goes on'
         }
     return RUNNING, concerns
 

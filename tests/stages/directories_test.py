@@ -54,29 +54,42 @@ def test_a_directory_is_claimed_and_its_config_written(config, tmp_path):
     assert [file.name for file in path.iterdir()] == ['config.json']
 
 
-@pytest.mark.parametrize('lag', [5.0, 59.0, 61.0])
-def test_what_process_0_has_written_may_come_late(config, lag, monkeypatch):
-    path = directories.directory(config)
-    now = [100.0]
+@pytest.fixture
+def another_process(config, monkeypatch):
+    """Lets what process 0 writes appear after so many seconds of another's waiting."""
 
-    def sleep(seconds):
-        now[0] += seconds
-        if now[0] >= 100 + lag and not path.exists():
-            path.mkdir(parents=True)
-            (path / 'config.json').write_text('{}')
+    def lags(seconds):
+        file = directories.directory(config) / directories.CONFIG
+        now = [100.0]
 
-    # As in another process, whose own view of the directory is behind.
-    monkeypatch.setattr(directories.distributed, 'by_first', lambda *_: False)
-    monkeypatch.setattr(directories.time, 'monotonic', lambda: now[0])
-    monkeypatch.setattr(directories.time, 'sleep', sleep)
-    if lag < 60:
-        assert not directories.claim(config)
-        return
-    with pytest.raises(
-        inputs.InputError, match='a directory that all hosts share'
-    ) as e:
+        def sleep(more):
+            now[0] += more
+            if now[0] >= 100 + seconds and not file.exists():
+                file.parent.mkdir(parents=True)
+                file.write_text('{}')
+
+        monkeypatch.setattr(directories.distributed, 'by_first', lambda *_: False)
+        monkeypatch.setattr(directories.time, 'monotonic', lambda: now[0])
+        monkeypatch.setattr(directories.time, 'sleep', sleep)
+        return file
+
+    return lags
+
+
+def test_what_process_0_has_written_may_come_late(config, another_process):
+    file = another_process(59.0)
+    assert not directories.claim(config)
+    assert file.is_file()
+
+
+def test_what_does_not_come_is_on_another_disk(config, another_process):
+    file = another_process(61.0)
+    with pytest.raises(inputs.InputError) as caught:
         directories.claim(config)
-    assert str(e.value).startswith(f'{path}/config.json, which process 0 has written')
+    assert str(caught.value) == (
+        f'{file}, which process 0 has written, is not to be seen from process 0; set '
+        '--config.run to a directory that all hosts share.'
+    )
 
 
 def test_the_same_config_goes_on_and_is_done_once_there_is_a_summary(config):
