@@ -230,7 +230,7 @@ def _end(error: BaseException) -> NoReturn:
 
     They notice: at once on CPUs, elsewhere when JAX misses its heartbeat.
     """
-    name = f'process {jax.process_index()} of {jax.process_count()}'
+    name, code = f'process {jax.process_index()} of {jax.process_count()}', 1
     if isinstance(error, jax.errors.JaxRuntimeError) and _GONE.search(str(error)):
         message = (
             f'Error: {name}: another process has ended or cannot be reached; what it '
@@ -239,9 +239,11 @@ def _end(error: BaseException) -> NoReturn:
         if os.environ.get('BEAVER_JAX_TRACEBACK'):
             traceback.print_exception(error)
     elif isinstance(error, KeyboardInterrupt):
-        message = 'Interrupted.'
+        message, code = 'Interrupted.', INTERRUPTED
+    elif isinstance(error, SystemExit) and isinstance(error.code, int):
+        message, code = '', error.code
     elif isinstance(error, SystemExit):
-        message = '' if isinstance(error.code, int) else str(error.code)
+        message = str(error.code)
     else:
         traceback.print_exception(error)
         message = f'Error: {name} has failed: the others end with it.'
@@ -249,9 +251,7 @@ def _end(error: BaseException) -> NoReturn:
         print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    code = error.code if isinstance(error, SystemExit) else 1
-    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else code
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(code)
 
 
 def barrier(name: str) -> None:

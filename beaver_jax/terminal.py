@@ -16,7 +16,6 @@ import rich.measure
 import rich.progress
 import rich.table
 
-INTERRUPTED = 'Interrupted.'
 TRACEBACK = 'BEAVER_JAX_TRACEBACK'
 
 
@@ -65,7 +64,7 @@ def _interrupted(
 ) -> None:
     """Tells of Ctrl-C in a line, where no traceback is asked for."""
     if issubclass(kind, KeyboardInterrupt) and not os.environ.get(TRACEBACK):
-        print(INTERRUPTED, file=sys.stderr)
+        print('Interrupted.', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

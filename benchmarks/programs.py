@@ -78,9 +78,8 @@ class Programs:
         )
 
     def _score(self):
-        normalizer = score.init_normalizer(
-            1
-        )  # `end_scores` wants one and, unasked, leaves it alone
+        # `end_scores` wants one and, unasked, leaves it alone.
+        normalizer = score.init_normalizer(1)
 
         def end(params, tokens, mask, packs=None):
             return scoring.end_scores(

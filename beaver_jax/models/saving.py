@@ -19,7 +19,7 @@ SHARD_BYTES = 4 << 30  # of one file, at most
 
 
 def save(
-    directory: str | pathlib.Path,
+    directory: weights.Path,
     config: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
     *,
